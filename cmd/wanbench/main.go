@@ -1,0 +1,61 @@
+// Command wanbench is the benchmark harness of wanpair: it builds a lab of network namespaces with an emulated WAN link on one machine,
+// drives the real programs over it and reports what they did. It treats the gateway as a black box.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime/debug"
+
+	"github.com/alecthomas/kong"
+)
+
+// commands is the root of the command line; each field is one command with its own file.
+type commands struct {
+	Link    linkCmd    `cmd:"" help:"The lab and its emulated WAN link by hand."`
+	Version versionCmd `cmd:"" help:"Print version, commit and Go release."`
+}
+
+// version is stamped by the build (-ldflags "-X main.version=..."); empty means: take what the Go tool recorded.
+var version string
+
+type versionCmd struct{}
+
+// Run prints one line.
+func (versionCmd) Run() error {
+	release, commit, goVersion := version, "unknown", "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		goVersion = info.GoVersion
+		if release == "" {
+			release = info.Main.Version
+		}
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				commit = s.Value
+			}
+		}
+	}
+	_, err := fmt.Printf("wanbench %s commit %s %s\n", release, commit, goVersion)
+	return err
+}
+
+func main() {
+	var root commands
+	parser := kong.Must(&root,
+		kong.Name("wanbench"),
+		kong.Description("Benchmark harness of wanpair: a lab in network namespaces, an emulated WAN link, real programs."),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+	ctx, err := parser.Parse(os.Args[1:])
+	parser.FatalIfErrorf(err)
+	if err := ctx.Run(); err != nil {
+		// A program run for the user (link exec) ended badly: its own words are out already, its status is ours.
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() > 0 {
+			os.Exit(exit.ExitCode())
+		}
+		fmt.Fprintln(os.Stderr, "wanbench:", err)
+		os.Exit(1)
+	}
+}
