@@ -10,11 +10,14 @@ import (
 	"runtime/debug"
 
 	"github.com/alecthomas/kong"
+
+	"wanpair/bench/lab"
 )
 
 // commands is the root of the command line; each field is one command with its own file.
 type commands struct {
 	Link    linkCmd    `cmd:"" help:"The lab and its emulated WAN link by hand."`
+	Corpus  corpusCmd  `cmd:"" help:"Build the data to measure with: real releases, dumps, backups, pictures."`
 	Version versionCmd `cmd:"" help:"Print version, commit and Go release."`
 }
 
@@ -42,6 +45,7 @@ func (versionCmd) Run() error {
 }
 
 func main() {
+	lab.Main() // this process may be the emulator of a lab's link
 	var root commands
 	parser := kong.Must(&root,
 		kong.Name("wanbench"),

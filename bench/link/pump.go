@@ -1,0 +1,210 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Order of a round of a pump: commands, packets in, pieces out, sleep. While packets are rare it wakes for each one and for each delivery;
+// when they are frequent it naps one tick at a time, so that a busy link costs a bounded number of wake-ups, and delivers what falls due
+// in the first half of the next nap, so that pieces are early as often as late.
+//
+// System calls are raw: the runtime does not learn of them, so it neither hands the thread's processor to somebody else meanwhile nor
+// makes the thread queue for one afterwards. The price is that a garbage collection waits for the end of a nap or a poll; the process
+// form therefore runs without one.
+
+const (
+	roundReads      = 64 // packets read before deliveries are looked at again
+	freeWakeups     = 32 // wake-ups in hand before naps begin; one comes back per tick
+	pumpPriority    = 10 // of SCHED_FIFO; any beats the programs of the lab
+	pollForever     = -1
+	timerSlackNanos = 1
+)
+
+var errDeviceGone = errors.New("the device is gone")
+
+// command is run by a pump between two rounds, on its own thread; done is closed after it.
+type command struct {
+	run  func(p *pump, now int64)
+	done chan struct{}
+}
+
+// pump moves packets of one direction from one device to the other.
+type pump struct {
+	*path
+	name     string
+	in, out  int // devices
+	wake     int // eventfd: a command waits
+	started  time.Time
+	tick     time.Duration // 0: never nap
+	realtime bool
+	commands chan command
+	dead     chan struct{} // closed when loop has returned
+
+	readVector  []unix.Iovec // the cells of path.hand
+	writeVector []unix.Iovec
+	wakeups     int64 // in hand
+	wakeupsAt   int64 // when the last one came back
+	napping     bool
+	stop        bool
+	fault       error
+}
+
+// now is the pump's clock: nanoseconds since the emulator was made.
+func (p *pump) now() int64 { return int64(time.Since(p.started)) }
+
+// prepare makes the calling thread fit for exact timing; an error says that it did not get the priority for it.
+func prepare(wantRealtime bool) error {
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlackNanos, 0, 0, 0); err != nil {
+		return os.NewSyscallError("PR_SET_TIMERSLACK", err)
+	}
+	if !wantRealtime {
+		return nil
+	}
+	attributes := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: pumpPriority}
+	return os.NewSyscallError("sched_setattr", unix.SchedSetAttr(0, attributes, 0))
+}
+
+// loop runs until a command stops it or the device is gone. It holds its thread and ends it with itself.
+func (p *pump) loop(log *slog.Logger) error {
+	runtime.LockOSThread()
+	if err := prepare(p.realtime); err != nil {
+		p.realtime = false
+		log.Warn("link runs without real-time priority and may be late", "device", p.name, "err", err)
+	}
+	p.wakeups = freeWakeups
+	p.wakeupsAt = p.now()
+	for {
+		select {
+		case c := <-p.commands:
+			c.run(p, p.now())
+			close(c.done)
+		default:
+		}
+		if p.stop || p.fault != nil {
+			return p.fault
+		}
+		more := p.readSome()
+		p.writeDue()
+		if !more && p.fault == nil {
+			p.sleep()
+		}
+	}
+}
+
+// readSome takes what waits at the device, up to a round's share; true when there may be more.
+func (p *pump) readSome() bool {
+	for range roundReads {
+		n, _, errno := unix.RawSyscall(unix.SYS_READV, uintptr(p.in), uintptr(unsafe.Pointer(&p.readVector[0])), uintptr(len(p.readVector)))
+		switch errno {
+		case 0:
+		case unix.EAGAIN:
+			return false
+		case unix.EINTR:
+			return true
+		default:
+			p.fault = fmt.Errorf("read from %s: %w: %w", p.name, errDeviceGone, errno)
+			return false
+		}
+		now := p.now()
+		p.accept(now, int(n))
+		p.loadHand(cellsFor(int(n)))
+		if due, ok := p.due(); ok && due <= now {
+			return true // deliveries come first
+		}
+	}
+	return true
+}
+
+// loadHand points the first k elements of the read vector at the cells that are in hand now.
+func (p *pump) loadHand(k int) {
+	for i := range min(k, len(p.hand)) {
+		p.readVector[i].Base = &p.cells.at(p.hand[i])[0]
+		p.readVector[i].SetLen(cellBytes)
+	}
+}
+
+func (p *pump) writeDue() {
+	early := int64(0)
+	if p.napping {
+		early = int64(p.tick) / 2
+	}
+	for {
+		due, ok := p.due()
+		now := p.now()
+		if !ok || due > now+early {
+			return
+		}
+		e := p.deliver()
+		switch {
+		case p.params.Down:
+			p.cut(e)
+		case !p.write(&e):
+			p.failed(e)
+		default:
+			p.delivered(e, now-due)
+		}
+		p.release(e)
+	}
+}
+
+func (p *pump) write(e *entry) bool {
+	v := p.writeVector[:0]
+	cell := e.cell
+	for rest := int(e.bytes); rest > 0; rest -= cellBytes {
+		piece := unix.Iovec{Base: &p.cells.at(cell)[0]}
+		piece.SetLen(min(rest, cellBytes))
+		v = append(v, piece)
+		cell = p.cells.next[cell]
+	}
+	for {
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(p.out), uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)))
+		if errno != unix.EINTR {
+			return errno == 0
+		}
+	}
+}
+
+// sleep waits for a packet, the next delivery or a command, or naps one tick when wake-ups have used up their allowance.
+func (p *pump) sleep() {
+	now := p.now()
+	wait := int64(pollForever)
+	if due, ok := p.due(); ok {
+		if wait = due - now; wait <= 0 {
+			return
+		}
+	}
+	tick := int64(p.tick)
+	if tick > 0 {
+		if back := (now - p.wakeupsAt) / tick; back > 0 {
+			p.wakeups = min(p.wakeups+back, freeWakeups)
+			p.wakeupsAt += back * tick
+		}
+	}
+	p.napping = tick > 0 && p.wakeups == 0
+	if p.napping {
+		ts := unix.NsecToTimespec(tick)
+		_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
+		p.counters.late(p.now() - now - tick) // what came in meanwhile comes in late
+		return
+	}
+	p.wakeups--
+	fds := [2]unix.PollFd{{Fd: int32(p.in), Events: unix.POLLIN}, {Fd: int32(p.wake), Events: unix.POLLIN}}
+	var timeout unsafe.Pointer
+	if wait != pollForever {
+		ts := unix.NsecToTimespec(wait)
+		timeout = unsafe.Pointer(&ts)
+	}
+	_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), uintptr(len(fds)), uintptr(timeout), 0, 0, 0)
+	if fds[1].Revents != 0 {
+		var count [8]byte
+		_, _, _ = unix.RawSyscall(unix.SYS_READ, uintptr(p.wake), uintptr(unsafe.Pointer(&count[0])), uintptr(len(count)))
+	}
+}
