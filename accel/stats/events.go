@@ -1,7 +1,7 @@
 package stats
 
 import (
-	"slices"
+	"maps"
 	"sync"
 	"time"
 )
@@ -27,6 +27,14 @@ const (
 	EventIntercept      Kind = "intercept"
 )
 
+// Kinds lists all kinds of events.
+func Kinds() []Kind {
+	return []Kind{
+		EventStarted, EventStopping, EventReloaded, EventPeerUp, EventPeerDown, EventSubnetMismatch, EventBypassOn, EventBypassOff, EventRepair,
+		EventCacheOff, EventCacheOn, EventOverload, EventOverloadOver, EventIntercept,
+	}
+}
+
 // Event is one change worth telling people.
 type Event struct {
 	Time  time.Time `json:"time"` // of the last occurrence
@@ -38,15 +46,14 @@ type Event struct {
 
 // Events keeps the latest events. It may be used by any number of goroutines.
 type Events struct {
-	mu    sync.Mutex
-	ring  []Event // guarded by mu
-	next  int     // where the next event goes, guarded by mu
-	total uint64  // ever added, guarded by mu
+	mu     sync.Mutex
+	latest ring[Event]     // guarded by mu
+	totals map[Kind]uint64 // ever added, guarded by mu
 }
 
 // NewEvents keeps the latest n events.
 func NewEvents(n int) *Events {
-	return &Events{ring: make([]Event, 0, max(1, n))}
+	return &Events{latest: newRing[Event](max(1, n)), totals: map[Kind]uint64{}}
 }
 
 // eventTextLimit bounds an event's text in bytes, since parts of it may come from a peer.
@@ -60,38 +67,29 @@ func (e *Events) Add(kind Kind, peer, text string) {
 	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.total++
-	if n := len(e.ring); n > 0 {
-		last := &e.ring[(e.next+n-1)%n]
-		if last.Kind == kind && last.Peer == peer && last.Text == text {
-			last.Time = now
-			last.Count++
-			return
-		}
-	}
-	event := Event{Time: now, Kind: kind, Peer: peer, Text: text, Count: 1}
-	if len(e.ring) < cap(e.ring) {
-		e.ring = append(e.ring, event)
+	e.totals[kind]++
+	if last := e.latest.newest(); last != nil && last.Kind == kind && last.Peer == peer && last.Text == text {
+		last.Time = now
+		last.Count++
 		return
 	}
-	e.ring[e.next] = event
-	e.next = (e.next + 1) % len(e.ring)
+	e.latest.push(Event{Time: now, Kind: kind, Peer: peer, Text: text, Count: 1})
 }
 
 // Latest returns at most n events, newest first.
 func (e *Events) Latest(n int) []Event {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	out := make([]Event, 0, len(e.ring))
-	out = append(out, e.ring[e.next:]...)
-	out = append(out, e.ring[:e.next]...)
-	slices.Reverse(out)
-	return out[:min(max(n, 0), len(out))]
+	out := make([]Event, 0, max(0, min(n, e.latest.len())))
+	for i := range cap(out) {
+		out = append(out, e.latest.at(e.latest.len()-1-i))
+	}
+	return out
 }
 
-// Total returns how many events were ever added.
-func (e *Events) Total() uint64 {
+// Totals returns how many events of each kind were ever added.
+func (e *Events) Totals() map[Kind]uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.total
+	return maps.Clone(e.totals)
 }
