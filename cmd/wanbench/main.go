@@ -16,6 +16,7 @@ import (
 
 // commands is the root of the command line; each field is one command with its own file.
 type commands struct {
+	Demo    demoCmd    `cmd:"" help:"Show the main job: two gateways over an emulated link, the same data directly, cold, again and with edits."`
 	Link    linkCmd    `cmd:"" help:"The lab and its emulated WAN link by hand."`
 	Corpus  corpusCmd  `cmd:"" help:"Build the data to measure with: real releases, dumps, backups, pictures."`
 	Version versionCmd `cmd:"" help:"Print version, commit and Go release."`
