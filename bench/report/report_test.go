@@ -1,0 +1,241 @@
+package report
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"flag"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// sample is a report with everything that can be shown.
+func sample() *Report {
+	r := &Report{
+		Started: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC), Seed: 7,
+		Machine: Machine{Commit: "0123abc", Go: "go1.26.0", Kernel: "6.1.0", CPU: "Test <CPU> & Co", Cores: 2, MemoryBytes: 24 << 30},
+		Notes:   []string{"sizes scaled to 20 s of the link"},
+	}
+	series := func(seconds, bits float64) []Point {
+		var s []Point
+		for i := range 11 {
+			t := seconds * float64(i) / 10
+			s = append(s, Point{Seconds: t, LANBits: bits * min(1, t), WireBits: bits, LagBytes: int64(i * 1000)})
+		}
+		return s
+	}
+	add := func(phase, column string, baseline bool, seconds float64, wire int64) {
+		row := r.Row(Key{"dump", phase, "10m-100ms", column})
+		row.LinkParams, row.Baseline = "both delay=50ms rate=10mbit", baseline
+		if baseline {
+			row.Congestion, row.Buffers = column[len("direct-"):], "default"
+		}
+		for i := range 3 {
+			noise := 1 + 0.02*float64(i-1)
+			run := Run{Seconds: seconds * noise, PayloadBytes: 12_000_000, Wire: Wire{AtoB: wire / 20, BtoA: wire}, Series: series(seconds, 96e8/seconds/100)}
+			if column == "wanpair" {
+				run.CPUSeconds, run.RSSBytes = 0.8*noise, 150<<20
+			}
+			row.Runs = append(row.Runs, run)
+		}
+	}
+	for _, phase := range []string{"cold", "again", "changed"} {
+		add(phase, "direct-cubic", true, 10, 12_400_000)
+		add(phase, "direct-bbr", true, 10.4, 12_500_000)
+	}
+	add("cold", "wanpair", false, 2.5, 2_900_000)
+	add("again", "wanpair", false, 0.21, 11_000)
+	add("changed", "wanpair", false, 0.31, 60_000)
+	ideal := r.Row(Key{"dump", "changed", "10m-100ms", "ideal"})
+	ideal.Runs = []Run{{Seconds: 0.13, PayloadBytes: 12_000_000, Wire: Wire{BtoA: 40_000}, Calculated: true}}
+	ideal.LinkParams = "both delay=50ms rate=10mbit"
+	kcptun := r.Row(Key{"dump", "cold", "10m-100ms", "kcptun"})
+	kcptun.Missing, kcptun.LinkParams = "program is not installed: kcptun-client (Debian package kcptun)", "both delay=50ms rate=10mbit"
+	void := r.Row(Key{"web", "cold", "10m-100ms", "wanpair"})
+	void.LinkParams = "both delay=50ms rate=10mbit"
+	void.Runs = []Run{
+		{Seconds: 3, Latency: &Latency{Count: 100, P50: 0.101, P90: 0.11, P99: 0.13, Max: 0.2}, Wire: Wire{AtoB: 1000, BtoA: 2000}},
+		{Seconds: 99, Void: "link was late"},
+	}
+	return r
+}
+
+func aboutSample() []About {
+	return []About{{"web", "Small pages", "nginx and wrk"}, {"dump", "Nightly dump", "pg_dump over the link, <two> nights"}}
+}
+
+func targetsSample() []Target {
+	return []Target{
+		{Scenario: "dump", Phase: "again", Metric: "time", Least: 30},
+		{Scenario: "dump", Phase: "changed", Metric: "time", Least: 50},
+		{Scenario: "dump", Phase: "changed", Metric: "wire bytes", Against: "direct-bbr", Least: 100},
+		{Scenario: "dump", Phase: "cold", Metric: "wire bytes", Link: "other", Least: 4},
+	}
+}
+
+func TestGolden(t *testing.T) {
+	r := sample()
+	page, err := r.HTML(aboutSample(), targetsSample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := sample()
+	after.Find(Key{"dump", "again", "10m-100ms", "wanpair"}).Runs = []Run{{Seconds: 0.5, Wire: Wire{BtoA: 11_000}}, {Seconds: 0.52, Wire: Wire{BtoA: 11_100}}}
+	for name, got := range map[string][]byte{
+		"report.md":   []byte(r.Markdown(aboutSample(), targetsSample())),
+		"report.html": page,
+		"compare.txt": []byte(CompareText(Compare(r, after))),
+	} {
+		path := filepath.Join("testdata", name)
+		if *update {
+			if err := os.WriteFile(path, got, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), string(got)); diff != "" {
+			t.Errorf("%s (go test ./bench/report -update writes it anew): %s", name, diff)
+		}
+	}
+}
+
+func TestPageNeedsNothingElse(t *testing.T) {
+	page, err := sample().HTML(aboutSample(), targetsSample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"<script", "http:", "https:", "@import", "url(", "ZgotmplZ", "NaN", "Inf"} {
+		if bytes.Contains(page, []byte(bad)) {
+			t.Errorf("the page holds %q", bad)
+		}
+	}
+	if !bytes.Contains(page, []byte("Test &lt;CPU&gt; &amp; Co")) {
+		t.Error("text is not escaped")
+	}
+	// Every picture is well-formed on its own.
+	for i, part := range strings.Split(string(page), "<svg")[1:] {
+		svg := "<svg" + part[:strings.Index(part, "</svg>")+len("</svg>")]
+		for decoder := xml.NewDecoder(strings.NewReader(svg)); ; {
+			if _, err := decoder.Token(); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatalf("picture %d: %v", i, err)
+			}
+		}
+	}
+}
+
+func TestWriteRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "r.json")
+	want := sample()
+	if err := want.Write(path); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for _, text := range []string{"", "{", `{"format":99}`, "[]"} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Read(path); !errors.Is(err, ErrFormat) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestJudgeSummaries(t *testing.T) {
+	m := metric("time")
+	one := func(v float64) Summary { return Summary{Runs: 1, Min: v, Median: v, Max: v} }
+	for _, c := range []struct {
+		name     string
+		old, new Summary
+		want     Verdict
+	}{
+		{"equal", Summary{3, 9, 10, 11}, Summary{3, 9, 10, 11}, Same},
+		{"overlap", Summary{3, 9, 10, 12}, Summary{3, 11, 13, 14}, Same},
+		{"apart, slower", Summary{3, 9, 10, 11}, Summary{3, 12, 13, 14}, Worse},
+		{"apart, faster", Summary{3, 12, 13, 14}, Summary{3, 9, 10, 11}, Better},
+		{"apart by less than the floor", Summary{3, 9.9, 10, 10.1}, Summary{3, 10.2, 10.3, 10.4}, Same},
+		{"single runs, close", one(10), one(11), Same},
+		{"single runs, far", one(10), one(12), Worse},
+	} {
+		if got := judge(m, c.old, c.new); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestCompareIsAntisymmetric(t *testing.T) {
+	opposite := map[Verdict]Verdict{Better: Worse, Worse: Better, Same: Same}
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string) Summary {
+			row := Row{}
+			for _, v := range rapid.SliceOfN(rapid.Float64Range(0.001, 1000), 1, 6).Draw(t, name) {
+				row.Runs = append(row.Runs, Run{Seconds: v})
+			}
+			s, ok := Summarize(&row, metric("time"))
+			if !ok || s.Min > s.Median || s.Median > s.Max {
+				t.Fatalf("%+v", s)
+			}
+			return s
+		}
+		a, b := draw("a"), draw("b")
+		if got, back := judge(metric("time"), a, b), judge(metric("time"), b, a); back != opposite[got] {
+			t.Fatalf("%s there, %s back", got, back)
+		}
+	})
+}
+
+func TestFormats(t *testing.T) {
+	for _, c := range []struct{ got, want string }{
+		{Seconds(0), "0 s"}, {Seconds(0.000015), "15.0 µs"}, {Seconds(0.1004), "100 ms"}, {Seconds(1.234), "1.23 s"}, {Seconds(1234), "1234 s"},
+		{Bytes(0), "0 B"}, {Bytes(999), "999 B"}, {Bytes(12_345_678), "12.3 MB"}, {Bytes(2.5e12), "2.50 TB"}, {Bits(1e7), "10.0 Mbit/s"},
+		{Times(1.234), "1.23x"}, {Times(12.34), "12.3x"}, {Times(5455.4), "5455x"}, {Times(math.NaN()), "–"}, {Times(math.Inf(1)), "–"},
+		{trimZeros(2.50), "2.5"}, {trimZeros(10), "10"},
+	} {
+		if c.got != c.want {
+			t.Errorf("%q, want %q", c.got, c.want)
+		}
+	}
+}
+
+func TestPercentiles(t *testing.T) {
+	var d []time.Duration
+	for i := 100; i >= 1; i-- {
+		d = append(d, time.Duration(i)*time.Millisecond)
+	}
+	want := &Latency{Count: 100, P50: 0.050, P90: 0.090, P99: 0.099, Max: 0.1}
+	if diff := cmp.Diff(want, Percentiles(d)); diff != "" {
+		t.Error(diff)
+	}
+	if Percentiles(nil) != nil {
+		t.Error("percentiles of nothing")
+	}
+}
+
+func TestNiceStep(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := rapid.Float64Range(1e-6, 1e12).Draw(t, "v")
+		if s := niceStep(v); s < v*(1-1e-6) || s > v*2.51 {
+			t.Fatalf("niceStep(%g) = %g", v, s)
+		}
+	})
+}
