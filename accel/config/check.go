@@ -12,12 +12,14 @@ import (
 
 // Bounds that Validate holds a configuration to.
 const (
-	minCacheSizeBytes   = 64 << 20 // 32 epochs of eight blocks of 256 KiB
-	minCacheMemoryBytes = 64 << 20 // one default zstd context each way, some open blocks, the store's process
+	// Per peer, as package dedupe takes them.
+	minCacheSizeBytes   = 16 << 20
+	maxCacheSizeBytes   = 1 << 40
+	minCacheMemoryBytes = 32 << 20
 
-	// sizePerMemory is the largest disk size per byte of memory. At the sparsest anchors the index needs 8 bytes per 4096 of history (1/512); half the
-	// memory is for it.
-	sizePerMemory = 256
+	// sizePerMemory is the largest disk size per byte of memory. At the sparsest anchors, one in 32 KiB, the index needs 8 bytes per anchor and two fifths of
+	// the memory are for it, so that at 2048 there are 1.25 anchors per slot: 1.3 cost 3 % of the ratio, 5 nearly all of it.
+	sizePerMemory = 2048
 
 	// FlowFloorBytes is the credit every admitted flow has for certain. All floors together may be half of limits.memory.
 	FlowFloorBytes = 16 << 10
@@ -118,11 +120,19 @@ func (k *checker) name(path, s string) {
 
 func (k *checker) cache() {
 	k.missing("cache.dir", k.Cache.Dir == "")
-	if k.Cache.SizeBytes < minCacheSizeBytes {
-		k.bad("cache.size", FormatSize(k.Cache.SizeBytes)+" is too small to be useful", "write at least "+FormatSize(minCacheSizeBytes))
+	peers := int64(max(1, len(k.Peers))) // they share evenly
+	perPeer := ""
+	if peers > 1 {
+		perPeer = fmt.Sprintf(" for %d peers", peers)
 	}
-	if k.Cache.MemoryBytes < minCacheMemoryBytes {
-		k.bad("cache.memory", FormatSize(k.Cache.MemoryBytes)+" is too small to work with", "write at least "+FormatSize(minCacheMemoryBytes))
+	switch size := k.Cache.SizeBytes; {
+	case size < minCacheSizeBytes*peers:
+		k.bad("cache.size", FormatSize(size)+" is too small to be useful"+perPeer, "write at least "+FormatSize(minCacheSizeBytes*peers))
+	case size > maxCacheSizeBytes*peers:
+		k.bad("cache.size", FormatSize(size)+" is more than a history can hold"+perPeer, "write at most "+FormatSize(maxCacheSizeBytes*peers))
+	}
+	if k.Cache.MemoryBytes < minCacheMemoryBytes*peers {
+		k.bad("cache.memory", FormatSize(k.Cache.MemoryBytes)+" is too small to work with"+perPeer, "write at least "+FormatSize(minCacheMemoryBytes*peers))
 	} else if k.Cache.SizeBytes/sizePerMemory > k.Cache.MemoryBytes && !k.reported("cache.size") {
 		k.bad("cache.memory", fmt.Sprintf("%s cannot index a cache of %s", FormatSize(k.Cache.MemoryBytes), FormatSize(k.Cache.SizeBytes)),
 			fmt.Sprintf("write at least %s here or at most %s as cache.size", FormatSize(k.Cache.SizeBytes/sizePerMemory), FormatSize(k.Cache.MemoryBytes*sizePerMemory)))

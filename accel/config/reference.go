@@ -42,8 +42,8 @@ func Reference() []Key {
 		{"site.private_key_file", "path", "", `"/etc/wanpair/private.key"`, false, "The private key as `wanpair keygen -o FILE` writes it. The file must be accessible to its owner only."},
 
 		{"cache.dir", "path", `"/var/lib/wanpair"`, `"/var/lib/wanpair"`, false, "Where the history is kept. The directory is made if it is missing, and belongs to one gateway at a time."},
-		{"cache.size", "size", `"16GiB"`, `"64GiB"`, false, "Disk space for the histories of all peers together, as `du` counts; at least 64MiB. Room for a week of changed data is a good start."},
-		{"cache.memory", "size", `"1GiB"`, `"2GiB"`, false, "Memory for the index, the hot and open blocks, the compression contexts and the store's process; not the page cache. At least 64MiB, and at least 1/256 of the size."},
+		{"cache.size", "size", `"16GiB"`, `"64GiB"`, false, "Disk space for the histories of all peers together, as `du` counts; 16MiB to 1TiB per peer. Room for a week of changed data is a good start."},
+		{"cache.memory", "size", `"1GiB"`, `"2GiB"`, false, "Memory for the index, the hot and open blocks, the compression contexts and the store's process; not the page cache. At least 32MiB per peer and at least 1/2048 of the size; with less than 1/16 the anchors are set wider apart, which costs some of the gain: `wanpair check` says how much."},
 
 		{"tunnel.listen", "address and port", `"0.0.0.0:4600"`, `"0.0.0.0:4600"`, false, "The UDP address peers reach this gateway at. Open it in the firewall."},
 		{"tunnel.bandwidth", "rate", "unset", `"100mbit"`, true, "A ceiling for what is sent to all peers together. Unset: the rate of the link is found out."},

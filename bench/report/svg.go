@@ -11,7 +11,7 @@ import (
 const (
 	pictureWidth = 560
 	lineHeight   = 220
-	marginLeft   = 56
+	marginLeft   = 84
 	marginRight  = 12
 	marginTop    = 8
 	marginBottom = 34
@@ -108,7 +108,7 @@ func lines(title, unit string, marks []lineMark, text func(float64) string) stri
 	open(&b, title, lineHeight)
 	for v := 0.0; v <= top+yStep/2; v += yStep {
 		fmt.Fprintf(&b, `<path class="grid" d="M%d %.1fH%d"/><text class="axis end" x="%d" y="%.1f">%s</text>`,
-			marginLeft, y(v), pictureWidth-marginRight, marginLeft-6, y(v)+4, html.EscapeString(text(v)))
+			marginLeft, y(v), pictureWidth-marginRight, marginLeft-6, y(v)+4, html.EscapeString(round(text(v))))
 	}
 	for v := 0.0; v <= right; v += xStep {
 		fmt.Fprintf(&b, `<text class="axis mid" x="%.1f" y="%d">%s</text>`, x(v), lineHeight-marginBottom+16, html.EscapeString(trimZeros(v)))
@@ -142,6 +142,15 @@ func niceStep(v float64) float64 {
 		}
 	}
 	return 10 * power
+}
+
+// round shortens a round figure with its unit: 30.0 Mbit/s is 30 Mbit/s on an axis.
+func round(text string) string {
+	figure, unit, _ := strings.Cut(text, " ")
+	if strings.Contains(figure, ".") {
+		figure = strings.TrimSuffix(strings.TrimRight(figure, "0"), ".")
+	}
+	return figure + " " + unit
 }
 
 func trimZeros(v float64) string {
