@@ -34,13 +34,12 @@ type answer struct {
 	Stats     *Stats `json:"stats,omitempty"`
 }
 
-// Dedicate tunes the process for an emulator and nothing else: no garbage collection until the heap is far larger than control ever makes
-// it, and processors to spare for the goroutines beside the two threads that hold theirs.
+// Dedicate tunes the process for an emulator and nothing else: no garbage collection until the heap is far larger than control makes it
+// in days.
 func Dedicate() {
 	const heapBytes = 256 << 20
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(heapBytes)
-	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), 4))
 	runtime.GC()
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -31,6 +32,14 @@ const (
 type End struct {
 	Namespace string // name or path of a network namespace; "" is the caller's own
 	Device    string // "" is wan0
+}
+
+// String names the end in messages.
+func (e End) String() string {
+	if e.Namespace == "" {
+		return "device " + e.Device
+	}
+	return fmt.Sprintf("device %s in network namespace %s", e.Device, e.Namespace)
 }
 
 // Config says what link to make. Zero fields take the defaults named beside them.
@@ -94,51 +103,62 @@ type Emulator struct {
 }
 
 // New makes the devices and brings them up; packets move once Run is called.
-func New(config Config, log *slog.Logger) (_ *Emulator, err error) {
-	if config, err = config.withDefaults(); err != nil {
+func New(config Config, log *slog.Logger) (*Emulator, error) {
+	config, err := config.withDefaults()
+	if err != nil {
 		return nil, err
 	}
-	e := &Emulator{log: log, config: config, started: time.Now(), resetAt: time.Now()}
-	defer func() {
-		if err != nil {
-			_ = e.Close()
-		}
-	}()
-	var devices [2]int
+	devices := [2]int{-1, -1}
 	for i, end := range []End{config.A, config.B} {
-		p := &pump{in: -1, out: -1, wake: -1, started: e.started, tick: max(config.Tick, 0), realtime: !config.NoRealtime, commands: make(chan command, 1), dead: make(chan struct{})}
-		e.pumps[i] = p
-		p.name = fmt.Sprintf("device %s of namespace %q", end.Device, end.Namespace)
 		err := InNamespace(end.Namespace, func() (err error) {
-			p.in, err = openDevice(end.Device, config.MTU, !config.NoOffload)
+			devices[i], err = openDevice(end.Device, config.MTU, !config.NoOffload)
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", p.name, err)
+			closeAll(devices[:i])
+			return nil, fmt.Errorf("%s: %w", end, err)
 		}
-		devices[i] = p.in
+	}
+	return assemble(config, devices, log)
+}
+
+// assemble makes the pumps between two devices, which it owns from now on.
+func assemble(config Config, devices [2]int, log *slog.Logger) (_ *Emulator, err error) {
+	e := &Emulator{log: log, config: config, started: time.Now(), resetAt: time.Now()}
+	for d, end := range []End{config.A, config.B} {
+		e.pumps[d] = &pump{
+			name: end.String(), in: devices[d], out: devices[1-d], wake: -1,
+			started: e.started, tick: max(config.Tick, 0), realtime: !config.NoRealtime,
+			commands: make(chan command, 1), dead: make(chan struct{}),
+		}
+	}
+	for d, p := range e.pumps {
 		if p.wake, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
-			return nil, os.NewSyscallError("eventfd", err)
+			return nil, errors.Join(os.NewSyscallError("eventfd", err), e.Close())
 		}
 		memory, err := unix.Mmap(-1, 0, int(config.MemoryBytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 		if err != nil {
-			return nil, fmt.Errorf("memory for packets: %w", os.NewSyscallError("mmap", err))
+			return nil, errors.Join(fmt.Errorf("memory for packets: %w", os.NewSyscallError("mmap", err)), e.Close())
 		}
-		p.path = newPath(memory, config.Seed, Direction(i))
+		p.path = newPath(memory, config.Seed, Direction(d))
 		p.readVector = make([]unix.Iovec, len(p.hand))
 		p.writeVector = make([]unix.Iovec, 0, len(p.hand))
 		p.loadHand(len(p.hand))
 	}
-	e.pumps[AtoB].out, e.pumps[BtoA].out = devices[1], devices[0]
 	e.apply(config.Link)
 	return e, nil
 }
 
 // Run carries packets until ctx ends, which is no error, or a device is gone. It may be called once; the Emulator is closed after it.
+//
+// Its two threads never give up the runtime's processors they hold, so it raises GOMAXPROCS by two while it runs. A garbage collection
+// makes it late; where exactness matters, run it in a process of its own and call Dedicate there.
 func (e *Emulator) Run(ctx context.Context) error {
 	if err := e.start(); err != nil {
 		return err
 	}
+	addProcessors(len(e.pumps))
+	defer addProcessors(-len(e.pumps))
 	var group errgroup.Group
 	for _, p := range e.pumps {
 		group.Go(func() error {
@@ -170,6 +190,8 @@ func (e *Emulator) start() error {
 	e.running = true
 	return nil
 }
+
+func addProcessors(n int) { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n) }
 
 // order has f run on p's thread between two rounds, or here when there is no thread, and waits until it has run. A pump that has ended
 // by itself runs nothing any more. The caller holds e.mu.
@@ -269,17 +291,19 @@ func (e *Emulator) Close() error {
 	e.closed = true
 	var faults []error
 	for _, p := range e.pumps {
-		if p == nil {
-			continue
-		}
-		for _, fd := range []int{p.in, p.wake} {
-			if fd >= 0 {
-				faults = append(faults, os.NewSyscallError("close", unix.Close(fd)))
-			}
-		}
+		closeAll([]int{p.in, p.wake})
 		if p.path != nil {
 			faults = append(faults, os.NewSyscallError("munmap", unix.Munmap(p.cells.memory)))
 		}
 	}
 	return errors.Join(faults...)
+}
+
+// closeAll closes descriptors; those below 0 were never opened. A device takes no data to flush, so closing cannot lose any.
+func closeAll(descriptors []int) {
+	for _, fd := range descriptors {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
 }

@@ -59,12 +59,16 @@ func parseSuper(head []byte, n int) (super, error) {
 	s.size = int(binary.NativeEndian.Uint16(head[vnetGSOSize:]))
 	// A super-packet has no checksums yet; the kernel says where the transport header starts, whatever is before it.
 	s.ipBytes = int(binary.NativeEndian.Uint16(head[vnetChecksumFrom:]))
-	if head[vnetFlags]&vnetNeedsChecksum == 0 || s.size == 0 || s.ipBytes < 20 || s.ipBytes+20 > min(len(ip), maxHeaderBytes-vnetBytes) {
+	known := min(len(ip), maxHeaderBytes-vnetBytes)
+	if head[vnetFlags]&vnetNeedsChecksum == 0 || s.size == 0 || s.ipBytes < 20 || s.ipv6 && s.ipBytes < 40 {
 		return super{}, errMalformed
 	}
 	switch {
 	case kind == gsoTCPv4 && !s.ipv6, kind == gsoTCPv6 && s.ipv6:
 		s.tcp = true
+		if s.ipBytes+20 > known {
+			return super{}, errMalformed
+		}
 		s.headerBytes = s.ipBytes + int(ip[s.ipBytes+12]>>4)*4
 		if s.headerBytes < s.ipBytes+20 {
 			return super{}, errMalformed
@@ -74,7 +78,7 @@ func parseSuper(head []byte, n int) (super, error) {
 	default:
 		return super{}, errMalformed
 	}
-	if s.ipv6 && s.ipBytes < 40 || s.headerBytes > maxHeaderBytes-vnetBytes || s.headerBytes >= s.total {
+	if s.headerBytes > known || s.headerBytes >= s.total {
 		return super{}, errMalformed
 	}
 	s.payload = s.total - s.headerBytes

@@ -113,6 +113,10 @@ func (p *pump) readSome() bool {
 			p.fault = fmt.Errorf("read from %s: %w: %w", p.name, errDeviceGone, errno)
 			return false
 		}
+		if n == 0 {
+			p.fault = fmt.Errorf("read from %s: %w", p.name, errDeviceGone)
+			return false
+		}
 		now := p.now()
 		p.accept(now, int(n))
 		p.loadHand(cellsFor(int(n)))
