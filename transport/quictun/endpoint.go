@@ -1,0 +1,245 @@
+package quictun
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"wanpair/transport"
+)
+
+// Sizes and times of lanes.
+const (
+	packetBytes      = 1400 // first packets; path MTU discovery goes up from here
+	smallPacketBytes = 1200 // on paths that do not carry that (the least QUIC allows)
+	handshakeTimeout = 3 * time.Second
+	controlTimeout   = 5 * time.Second // from the handshake to the control stream
+	keepAlive        = time.Second
+	idleTimeout      = 5 * time.Second
+)
+
+// Config says what an endpoint is.
+type Config struct {
+	PrivateKey ed25519.PrivateKey
+	Listen     string // UDP address, host:port
+	Lanes      int    // connections per peer this side dials; 0 means 1
+	Mark       int    // SO_MARK of our packets; 0: none
+	Peers      []Peer
+	Log        *slog.Logger
+}
+
+// Peer is another gateway.
+type Peer struct {
+	Name       string
+	PublicKeys []ed25519.PublicKey // more than one while keys are rotated
+	Endpoints  []string            // host:port; may be empty when the peer dials
+	Link       *transport.Link
+}
+
+// peer is a Peer at work.
+type peer struct {
+	Peer
+	pins  []pin
+	lower bool // our key is bytewise smaller than all of the peer's: we dial first
+
+	mu        sync.Mutex
+	small     bool // the path does not carry packetBytes
+	dialWorks bool // a lane we dialled was the last to come up
+}
+
+// Endpoint is this gateway's end of all its lanes.
+type Endpoint struct {
+	cfg   Config
+	log   *slog.Logger
+	cert  tls.Certificate
+	conn  *net.UDPConn
+	peers []*peer
+	said  repeats
+	small smallPaths
+}
+
+// LocalIsEven says which flow numbers a link between these keys draws on this
+// side; see [transport.LinkConfig].
+func LocalIsEven(local, remote ed25519.PublicKey) bool { return bytes.Compare(local, remote) < 0 }
+
+// Listen opens the socket. Nothing is sent or accepted before Run.
+func Listen(cfg Config) (*Endpoint, error) {
+	if cfg.Log == nil {
+		return nil, errors.New("quictun: endpoint without a logger")
+	}
+	if cfg.Lanes == 0 {
+		cfg.Lanes = 1
+	}
+	if cfg.Lanes < 0 || cfg.Lanes > 64 {
+		return nil, fmt.Errorf("quictun: %d lanes, want 1 to 64", cfg.Lanes)
+	}
+	cert, err := selfSigned(cfg.PrivateKey)
+	if err != nil {
+		return nil, err
+	}
+	e := &Endpoint{cfg: cfg, log: cfg.Log, cert: cert}
+	own := cfg.PrivateKey.Public().(ed25519.PublicKey)
+	for _, p := range cfg.Peers {
+		if p.Link == nil || len(p.PublicKeys) == 0 {
+			return nil, fmt.Errorf("quictun: peer %q without a link or a public key", p.Name)
+		}
+		x := &peer{Peer: p, lower: true}
+		for _, key := range p.PublicKeys {
+			pin, err := makePin(key)
+			if err != nil {
+				return nil, fmt.Errorf("peer %q: %w", p.Name, err)
+			}
+			if bytes.Equal(key, own) {
+				return nil, fmt.Errorf("quictun: peer %q has this side's own key", p.Name)
+			}
+			x.pins = append(x.pins, pin)
+			x.lower = x.lower && bytes.Compare(own, key) < 0
+		}
+		e.peers = append(e.peers, x)
+	}
+	e.conn, err = listenUDP(context.Background(), cfg.Listen, cfg.Mark)
+	if err != nil {
+		return nil, fmt.Errorf("quictun: listen on UDP %s: %w", cfg.Listen, err)
+	}
+	return e, nil
+}
+
+// Addr is the address the endpoint listens on.
+func (e *Endpoint) Addr() netip.AddrPort {
+	return e.conn.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
+// Close closes the socket of an endpoint whose Run is never called; Run does it
+// itself.
+func (e *Endpoint) Close() error { return e.conn.Close() }
+
+// Run accepts and dials lanes until ctx ends, and returns when all of them have
+// ended. It does not run the peers' links.
+func (e *Endpoint) Run(ctx context.Context) error {
+	tr := &quic.Transport{Conn: e.conn, ConnContext: e.small.watch}
+	ln, err := tr.Listen(e.serverTLS(), e.quicConfig(true, packetBytes))
+	if err != nil {
+		_ = e.conn.Close()
+		return fmt.Errorf("quictun: listen: %w", err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { e.accept(ctx, ln, &wg) })
+	for _, p := range e.peers {
+		for i := range e.cfg.Lanes {
+			if len(p.Endpoints) > 0 {
+				wg.Go(func() { e.keepLane(ctx, tr, p, i) })
+			}
+		}
+	}
+	<-ctx.Done()
+	_ = ln.Close()
+	wg.Wait()
+	err = tr.Close()
+	_ = e.conn.Close()
+	if err != nil {
+		return fmt.Errorf("quictun: close: %w", err)
+	}
+	return nil
+}
+
+// quicConfig is the configuration of a connection. Windows follow from 1 Gbit/s
+// times 300 ms, about 37 MB, with room for repeats.
+func (e *Endpoint) quicConfig(listener bool, packet uint16) *quic.Config {
+	c := &quic.Config{
+		HandshakeIdleTimeout:           handshakeTimeout,
+		MaxIdleTimeout:                 idleTimeout,
+		KeepAlivePeriod:                keepAlive,
+		InitialStreamReceiveWindow:     8 << 20,
+		MaxStreamReceiveWindow:         64 << 20,
+		InitialConnectionReceiveWindow: 64 << 20,
+		MaxConnectionReceiveWindow:     128 << 20,
+		MaxIncomingStreams:             -1,
+		MaxIncomingUniStreams:          65536,
+		InitialPacketSize:              packet,
+	}
+	if listener {
+		c.MaxIncomingStreams = 1 // the control stream
+		c.GetConfigForClient = func(info *quic.ClientInfo) (*quic.Config, error) {
+			if e.small.has(info.RemoteAddr) {
+				small := e.quicConfig(false, smallPacketBytes)
+				small.MaxIncomingStreams = 1
+				return small, nil
+			}
+			return nil, nil
+		}
+	}
+	return c
+}
+
+// serverTLS accepts the keys of every peer.
+func (e *Endpoint) serverTLS() *tls.Config {
+	c := tlsConfig(e.cert, nil)
+	c.GetConfigForClient = func(info *tls.ClientHelloInfo) (*tls.Config, error) {
+		remote := info.Conn.RemoteAddr().String()
+		return tlsConfig(e.cert, func(spki []byte, name string) error {
+			if e.peerOf(spki) != nil {
+				return nil
+			}
+			if e.said.first("in " + name) {
+				e.log.Warn("refused a lane: unknown public key", "remote", remote, "key", name)
+			}
+			return fmt.Errorf("%w %s: %w", ErrUnknownKey, name, alertAccessDenied)
+		}), nil
+	}
+	return c
+}
+
+func (e *Endpoint) peerOf(spki []byte) (found *peer) {
+	for _, p := range e.peers {
+		if match(p.pins, spki) >= 0 {
+			found = p
+		}
+	}
+	return found
+}
+
+// accept serves the lanes peers dial.
+func (e *Endpoint) accept(ctx context.Context, ln *quic.Listener, wg *sync.WaitGroup) {
+	for {
+		conn, err := ln.Accept(ctx)
+		if err != nil {
+			return // closed
+		}
+		e.small.done(conn.Context())
+		wg.Go(func() { e.serve(ctx, conn) })
+	}
+}
+
+func (e *Endpoint) serve(ctx context.Context, conn *quic.Conn) {
+	var p *peer
+	if certs := conn.ConnectionState().TLS.PeerCertificates; len(certs) == 1 {
+		p = e.peerOf(certs[0].RawSubjectPublicKeyInfo)
+	}
+	if p == nil {
+		_ = conn.CloseWithError(quic.ApplicationErrorCode(transport.LaneInternal), "no peer for this key")
+		return
+	}
+	cctx, cancel := context.WithTimeout(ctx, controlTimeout)
+	ctl, err := conn.AcceptStream(cctx)
+	cancel()
+	if err != nil {
+		_ = conn.CloseWithError(quic.ApplicationErrorCode(transport.LaneProtocol), "no control stream")
+		return
+	}
+	p.mu.Lock()
+	p.dialWorks = false
+	p.mu.Unlock()
+	if err := p.Link.ServeLane(ctx, newLane(conn, ctl, false)); err != nil {
+		e.log.Debug("lane ended", "peer", p.Name, "remote", conn.RemoteAddr().String(), "err", err)
+	}
+}

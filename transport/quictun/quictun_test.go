@@ -1,0 +1,225 @@
+package quictun
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"go.uber.org/goleak"
+
+	"wanpair/transport"
+	"wanpair/transport/tuntest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// testKey makes a key from a seed; a smaller seed does not mean a smaller key.
+func testKey(seed byte) ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize))
+}
+
+func public(k ed25519.PrivateKey) ed25519.PublicKey { return k.Public().(ed25519.PublicKey) }
+
+// side is one gateway: an endpoint and its end of the link.
+type side struct {
+	*tuntest.End
+	ep   *Endpoint
+	stop func()
+}
+
+// startSide starts a gateway with key that knows one peer.
+func startSide(t *testing.T, name string, key ed25519.PrivateKey, peer ed25519.PublicKey, endpoints []string, lanes int) *side {
+	t.Helper()
+	cfg := tuntest.Config(name)
+	cfg.LocalIsEven = LocalIsEven(public(key), peer)
+	s := &side{End: tuntest.NewEnd(t, cfg)}
+	ep, err := Listen(Config{
+		PrivateKey: key, Listen: "127.0.0.1:0", Lanes: lanes, Log: slog.New(slog.DiscardHandler),
+		Peers: []Peer{{Name: "peer of " + name, PublicKeys: []ed25519.PublicKey{peer}, Endpoints: endpoints, Link: s.Link}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ep = ep
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- ep.Run(ctx) }()
+	var once sync.Once
+	s.stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			s.Stop()
+		})
+	}
+	t.Cleanup(s.stop)
+	return s
+}
+
+func TestEndpoints(t *testing.T) {
+	ka, kb := testKey(1), testKey(2)
+	b := startSide(t, "b", kb, public(ka), nil, 1)
+	a := startSide(t, "a", ka, public(kb), []string{b.ep.Addr().String()}, 2)
+	near, far := tuntest.Flow(t, a.Session(), b.Session())
+	data := make([]byte, 8<<20)
+	rand.NewChaCha8([32]byte{}).Read(data)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := tuntest.Send(near, bytes.NewReader(data)); err != nil {
+			t.Error(err)
+		}
+	})
+	wg.Go(func() {
+		if err := tuntest.Send(far, bytes.NewReader(data[:1000])); err != nil {
+			t.Error(err)
+		}
+	})
+	var got, back bytes.Buffer
+	if err := tuntest.Receive(far, &got); err != nil {
+		t.Fatal(err)
+	}
+	if err := tuntest.Receive(near, &back); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	if !bytes.Equal(got.Bytes(), data) || !bytes.Equal(back.Bytes(), data[:1000]) {
+		t.Fatal("bytes differ")
+	}
+	<-near.Done()
+	<-far.Done()
+	st := a.Link.Stats()
+	if st.WANSent < uint64(len(data)) || st.State != transport.StateUp {
+		t.Fatalf("stats %+v", st)
+	}
+}
+
+// waitFor waits until ok, for what no channel tells.
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("timed out: %s", what)
+		}
+	}
+}
+
+func TestUnknownKey(t *testing.T) {
+	ka, kb, kc := testKey(1), testKey(2), testKey(3)
+	t.Run("listener does not know the dialler", func(t *testing.T) {
+		b := startSide(t, "b", kb, public(kc), nil, 1)
+		a := startSide(t, "a", ka, public(kb), []string{b.ep.Addr().String()}, 1)
+		waitFor(t, "error text", func() bool {
+			return strings.Contains(a.Link.Stats().LastError, "does not know our public key")
+		})
+	})
+	t.Run("dialler does not know the listener", func(t *testing.T) {
+		b := startSide(t, "b", kb, public(ka), nil, 1)
+		a := startSide(t, "a", ka, public(kc), []string{b.ep.Addr().String()}, 1)
+		waitFor(t, "error text", func() bool {
+			text := a.Link.Stats().LastError
+			return strings.Contains(text, "unknown key") && strings.Contains(text, KeyString(public(kb)))
+		})
+	})
+}
+
+// connector makes lanes over loopback.
+func connector(t *testing.T) tuntest.Connect {
+	ka, kb := testKey(1), testKey(2)
+	open := func(key ed25519.PrivateKey, peer ed25519.PublicKey) (*Endpoint, *quic.Transport, pin) {
+		link, err := transport.NewLink(tuntest.Config("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := Listen(Config{PrivateKey: key, Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler),
+			Peers: []Peer{{PublicKeys: []ed25519.PublicKey{peer}, Link: link}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr := &quic.Transport{Conn: e.conn}
+		t.Cleanup(func() { _ = tr.Close(); _ = e.Close() })
+		return e, tr, e.peers[0].pins[0]
+	}
+	ea, ta, pa := open(ka, public(kb))
+	eb, tb, _ := open(kb, public(ka))
+	ln, err := tb.Listen(eb.serverTLS(), eb.quicConfig(true, packetBytes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	return func(t testing.TB) (transport.Lane, transport.Lane) {
+		ctx := context.Background()
+		conn, err := ta.Dial(ctx, net.UDPAddrFromAddrPort(eb.Addr()), tlsConfig(ea.cert, func(spki []byte, name string) error {
+			if match([]pin{pa}, spki) < 0 {
+				return ErrUnknownKey
+			}
+			return nil
+		}), ea.quicConfig(false, packetBytes))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctl, err := conn.OpenStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		far, err := ln.Accept(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.CloseWithError(0, ""); _ = far.CloseWithError(0, "") })
+		return newLane(conn, ctl, true), &lateLane{lane: &lane{conn: far}}
+	}
+}
+
+// lateLane accepts its control stream at the first use: the dialler must write
+// before the stream exists here.
+type lateLane struct {
+	*lane
+	once sync.Once
+}
+
+func (l *lateLane) get() *lane {
+	l.once.Do(func() {
+		ctl, err := l.conn.AcceptStream(context.Background())
+		if err != nil {
+			l.ctl = nil
+			return
+		}
+		l.ctl = ctl
+		ctl.SetPriority(urgencyControl, true)
+	})
+	return l.lane
+}
+
+func (l *lateLane) Control() io.ReadWriter { return lateControl{l} }
+
+type lateControl struct{ l *lateLane }
+
+func (c lateControl) Read(p []byte) (int, error) {
+	if x := c.l.get(); x.ctl != nil {
+		return x.Control().Read(p)
+	}
+	return 0, net.ErrClosed
+}
+
+func (c lateControl) Write(p []byte) (int, error) {
+	if x := c.l.get(); x.ctl != nil {
+		return x.Control().Write(p)
+	}
+	return 0, net.ErrClosed
+}

@@ -1,0 +1,378 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Bounds of a session that are not the wire's.
+const (
+	maxQueuedMsgBytes = 64 << 20 // messages not yet acknowledged; beyond: ErrBacklog
+	msgWindowCount    = 1024     // messages sent and not acknowledged; the receiver keeps 4096
+	msgWindowBytes    = 4 << 20  // the same in bytes; the receiver keeps 16 MiB
+	maxOrphans        = 4096     // flows whose first frame has not arrived
+	maxOrphanBytes    = 64 << 20 // their payload in all
+)
+
+// Session is the state two instances share: flows and messages. It goes on
+// over lanes; when it has ended it never comes back.
+type Session struct {
+	link  *Link
+	peer  Hello
+	local [16]byte
+	ready chan struct{} // closed when OnSession has returned
+	done  chan struct{}
+
+	mu    sync.Mutex // guards everything below, the flows and the lane states included
+	err   error      // why it ended; nil while it lives
+	lanes []*laneState
+	ctl   *laneState // the lane that says acknowledgements and messages
+	held  time.Time  // since when there is no lane; zero while there is one
+
+	flows     map[uint64]*Flow
+	nextFlow  uint64
+	opened    int // live flows the peer opened
+	own       int // live flows opened here
+	seen      seenSet
+	acceptQ   []*Flow
+	wakeApp   sync.Cond // Accept and Messages
+	orphans   int
+	orphanMem int
+
+	acks     []*ackState // those with something to say
+	urgent   bool
+	ackTimer *time.Timer
+	ackArmed bool
+	tombs    map[uint64]*ackState // flows that ended, until the peer is known to know
+
+	out          []*message // not yet acknowledged, in order
+	outBytes     int
+	outSeq       uint64 // of the next message to be queued
+	outAcked     uint64
+	in           map[uint64][]byte // early ones
+	inBytes      int
+	inNext       uint64
+	inQ          []inMessage
+	msgAckSaid   uint64
+	goAway       []byte // record to repeat on new lanes
+	peerGoAway   bool
+	peerInfo     [3]uint64
+	kept         int64 // bytes of frames kept
+	frameBytes   int   // wire bytes a frame should not exceed
+	rtt          time.Duration
+	granted      int64 // credit granted and not consumed, all flows
+	lastInfo     time.Time
+	recvPayload  uint64 // for the receive rate
+	recvReported uint64
+	totals       sessionTotals
+}
+
+type sessionTotals struct {
+	framesSent, framesRecv   uint64
+	resentFrames, resent     uint64
+	duplicates, frameErrors  uint64
+	flowsOpened, flowsEnded  uint64
+	flowsAborted             uint64
+	payloadSent, payloadRecv uint64
+	rawSent, rawRecv         uint64
+}
+
+func (t *sessionTotals) add(o sessionTotals) {
+	t.framesSent += o.framesSent
+	t.framesRecv += o.framesRecv
+	t.resentFrames += o.resentFrames
+	t.resent += o.resent
+	t.duplicates += o.duplicates
+	t.frameErrors += o.frameErrors
+	t.flowsOpened += o.flowsOpened
+	t.flowsEnded += o.flowsEnded
+	t.flowsAborted += o.flowsAborted
+	t.payloadSent += o.payloadSent
+	t.payloadRecv += o.payloadRecv
+	t.rawSent += o.rawSent
+	t.rawRecv += o.rawRecv
+}
+
+type message struct {
+	seq  uint64
+	body []byte     // kind first
+	lane *laneState // where it was sent; nil: not yet
+}
+
+type inMessage struct {
+	seq  uint64
+	kind byte
+	body []byte
+}
+
+func newSession(l *Link, peer Hello, local [16]byte) *Session {
+	s := &Session{
+		link: l, peer: peer, local: local,
+		ready: make(chan struct{}), done: make(chan struct{}),
+		flows: make(map[uint64]*Flow), tombs: make(map[uint64]*ackState),
+		held: time.Now(), frameBytes: 64 << 10, rtt: 50 * time.Millisecond,
+		nextFlow: 1,
+	}
+	if l.cfg.LocalIsEven {
+		s.nextFlow = 2
+	}
+	s.wakeApp.L = &s.mu
+	return s
+}
+
+// Peer is what the other side said of itself when the session began.
+func (s *Session) Peer() Hello { return s.peer }
+
+// Local is the instance this side has in the session. Together with
+// Peer().Instance it names the session.
+func (s *Session) Local() [16]byte { return s.local }
+
+// Done is closed when the session has ended.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err says why the session ended; nil while it lives.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Up says whether the session has a lane at present.
+func (s *Session) Up() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ctl != nil
+}
+
+// PeerDraining says whether the peer asked for no new flows.
+func (s *Session) PeerDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peerGoAway
+}
+
+// end ends the session: flows are aborted with code, lanes closed. Idempotent.
+func (s *Session) end(err error, code AbortCode) {
+	s.mu.Lock()
+	if s.err != nil {
+		s.mu.Unlock()
+		return
+	}
+	s.err = err
+	for _, f := range s.flows {
+		f.finish(&AbortError{Code: code})
+	}
+	if s.ackTimer != nil {
+		s.ackTimer.Stop()
+	}
+	s.acks, s.tombs, s.out, s.in, s.inQ, s.acceptQ = nil, nil, nil, nil, nil, nil
+	lanes := slices.Clone(s.lanes)
+	close(s.done)
+	s.wakeApp.Broadcast()
+	s.mu.Unlock()
+	for _, ls := range lanes {
+		ls.lane.Close(s.laneCode(err), err.Error())
+	}
+}
+
+func (s *Session) laneCode(err error) LaneCode {
+	switch {
+	case errors.Is(err, ErrLinkStopped):
+		return LaneNone
+	case errors.Is(err, ErrMalformed):
+		return LaneProtocol
+	default:
+		return LaneSuperseded
+	}
+}
+
+func (s *Session) takeTotals() sessionTotals {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.totals
+	s.totals = sessionTotals{}
+	return t
+}
+
+// Open begins a flow: its first frame, with body of at most 4096 bytes, goes
+// out at once. It fails with ErrNoLane while the session is held, ErrDraining,
+// ErrFlowLimit or ErrSessionEnded; then the flow should pass raw.
+func (s *Session) Open(body []byte) (*Flow, error) {
+	if len(body) > maxOpenBody {
+		return nil, malformed("open body above its bound")
+	}
+	s.mu.Lock()
+	switch {
+	case s.err != nil:
+		s.mu.Unlock()
+		return nil, ErrSessionEnded
+	case s.ctl == nil:
+		s.mu.Unlock()
+		return nil, ErrNoLane
+	case s.peerGoAway:
+		s.mu.Unlock()
+		return nil, ErrDraining
+	case uint64(s.own) >= s.peer.Floors:
+		s.mu.Unlock()
+		return nil, ErrFlowLimit
+	}
+	f := s.newFlow(s.nextFlow)
+	f.initiator = true
+	f.openBody = slices.Clone(body)
+	s.nextFlow += 2
+	s.own++
+	s.totals.flowsOpened++
+	s.bonus(f)
+	f.sendLocked(&frameHeader{open: true, flow: f.id, openBody: body}, nil)
+	s.mu.Unlock()
+	return f, nil
+}
+
+// Accept returns the next flow the peer opened. It blocks until there is one,
+// ctx ends or the session does.
+func (s *Session) Accept(ctx context.Context) (*Flow, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.waitApp(ctx, func() bool { return len(s.acceptQ) > 0 })
+	if err != nil {
+		return nil, err
+	}
+	f := s.acceptQ[0]
+	s.acceptQ[0] = nil
+	s.acceptQ = s.acceptQ[1:]
+	return f, nil
+}
+
+// waitApp waits with s.mu held until ready, the end of ctx or of the session.
+func (s *Session) waitApp(ctx context.Context, ready func() bool) error {
+	if s.err == nil && !ready() && ctx.Err() == nil {
+		stop := context.AfterFunc(ctx, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.wakeApp.Broadcast()
+		})
+		defer stop()
+		for s.err == nil && !ready() && ctx.Err() == nil {
+			s.wakeApp.Wait()
+		}
+	}
+	switch {
+	case s.err != nil:
+		return ErrSessionEnded
+	case ready():
+		return nil
+	default:
+		return ctx.Err()
+	}
+}
+
+// GoAway tells the peer to open no new flows; running ones go on. Code 0:
+// draining, 1: shutting down.
+func (s *Session) GoAway(code uint8, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.goAway = appendGoAway(nil, code, reason)
+	for _, ls := range s.lanes {
+		ls.goAwayDue = true
+		ls.poke()
+	}
+}
+
+// tick does what is due; it returns why the session must end, nil mostly.
+// Called every tickPeriod.
+func (s *Session) tick(now time.Time) error {
+	stats := s.laneStats()
+	s.mu.Lock()
+	if s.err != nil {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.outBytes > 2*maxQueuedMsgBytes {
+		s.mu.Unlock()
+		return ErrBacklog
+	}
+	if len(s.lanes) == 0 {
+		expired := !s.held.IsZero() && now.Sub(s.held) >= s.link.cfg.Hold
+		s.mu.Unlock()
+		if expired {
+			return ErrHoldExpired
+		}
+		return nil
+	}
+	dead := s.checkLanes(now, stats)
+	s.measure()
+	s.dropOrphans(now)
+	s.info(now)
+	s.mu.Unlock()
+	for _, ls := range dead {
+		s.link.log.Warn("lane stalled", "peer", s.peer.Site, "lane", ls.id, "remote", ls.stats.Remote)
+		ls.lane.Close(LaneStalled, "no byte for 3 s")
+	}
+	return nil
+}
+
+// laneStats asks every lane without holding the lock: a lane may take its own.
+func (s *Session) laneStats() map[*laneState]LaneStats {
+	s.mu.Lock()
+	lanes := slices.Clone(s.lanes)
+	s.mu.Unlock()
+	m := make(map[*laneState]LaneStats, len(lanes))
+	for _, ls := range lanes {
+		m[ls] = ls.lane.Stats()
+	}
+	return m
+}
+
+// measure works out round trip and frame size from the lanes. A frame should
+// take the link no longer than frameTime, so that what comes behind it in the
+// same flow, or waits for a whole frame, does not wait long.
+func (s *Session) measure() {
+	const frameTime = 25 * time.Millisecond
+	var rtt time.Duration
+	var rate uint64
+	for _, ls := range s.lanes {
+		st := &ls.stats
+		if st.RTT > 0 && (rtt == 0 || st.RTT < rtt) {
+			rtt = st.RTT
+		}
+		rate = max(rate, st.RateBytes)
+	}
+	if rtt > 0 {
+		s.rtt = rtt
+	}
+	if rate > 0 {
+		s.frameBytes = int(min(max(rate*uint64(frameTime)/uint64(time.Second), 8<<10), maxRawLength))
+	}
+}
+
+func (s *Session) dropOrphans(now time.Time) {
+	if s.orphans == 0 {
+		return
+	}
+	for _, f := range s.flows {
+		if f.orphan && now.Sub(f.began) >= s.link.cfg.Hold {
+			f.finish(&AbortError{Code: AbortFrame})
+		}
+	}
+}
+
+// info tells the peer once a second what it cannot measure itself, while
+// frames arrive.
+func (s *Session) info(now time.Time) {
+	if s.ctl == nil || now.Sub(s.lastInfo) < time.Second {
+		return
+	}
+	got := s.recvPayload - s.recvReported
+	elapsed := now.Sub(s.lastInfo)
+	s.recvReported, s.lastInfo = s.recvPayload, now
+	if got == 0 || elapsed > 10*time.Second {
+		return
+	}
+	s.ctl.infoRate = uint64(float64(got) / elapsed.Seconds())
+	s.ctl.infoFree = uint64(max(s.link.cfg.CreditBudgetBytes-s.granted, 0))
+	s.ctl.infoDue = true
+	s.ctl.poke()
+}
