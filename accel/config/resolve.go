@@ -30,7 +30,7 @@ func Load(path string) (*Config, error) {
 	if name := c.Site.PrivateKeyFile; name != "" {
 		key, err := ReadPrivateKey(name)
 		if err != nil {
-			faults = append(faults, c.fault("site.private_key_file", err.Error(), ""))
+			faults = append(faults, c.fault("site.private_key_file", message(err, ErrKey), ""))
 		} else {
 			c.Site.PrivateKey = key
 			faults = append(faults, c.checkOwnKey()...)

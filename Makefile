@@ -1,0 +1,48 @@
+# The targets people and the build machine use. `make help` lists them.
+
+SHELL := /bin/bash
+GO    ?= go
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+VULN     := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+FUZZTIME ?= 30s
+
+.PHONY: help build demo test test-short lint vuln generate fuzz soak clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: ## bin/wanpair and bin/wanbench, static, with the version stamped
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/wanpair ./cmd/wanbench
+
+demo: build ## two gateways over an emulated link, real data, the gain live; DEMO_STAY=1 keeps them running
+	bin/wanbench demo
+
+test: ## all tests; as root it first installs what they need
+	.ci/test
+
+test-short: ## the tests that need neither root nor a network namespace
+	.ci/test short
+
+lint: ## the pinned linter
+	$(GO) run $(GOLANGCI) run ./...
+
+vuln: ## known faults of what is linked in
+	$(GO) run $(VULN) ./...
+
+generate: ## remake generated documents
+	$(GO) generate ./...
+
+fuzz: ## every fuzz target for FUZZTIME each
+	.ci/fuzz $(FUZZTIME)
+
+soak: build ## hours of mixed traffic with faults; stops at the first wrong byte
+	bin/wanbench chaos
+
+clean: ## remove what the targets above made
+	rm -rf bin
