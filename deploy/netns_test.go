@@ -29,7 +29,7 @@ type lab struct {
 
 var labCount atomic.Int32
 
-// newLab makes the namespaces, which know IPv6 addresses at once (no duplicate address detection) and forward nothing yet.
+// newLab makes the namespaces, which know IPv6 addresses at once (no duplicate address detection) forward nothing yet and send no redirects.
 func newLab(t *testing.T, namespaces ...string) *lab {
 	t.Helper()
 	requireRoot(t)
@@ -38,7 +38,8 @@ func newLab(t *testing.T, namespaces ...string) *lab {
 	for _, ns := range append([]string{"switch"}, namespaces...) {
 		run(t, "ip", "netns", "add", l.prefix+ns)
 		t.Cleanup(func() { run(t, "ip", "netns", "del", l.prefix+ns) })
-		l.exec(t, ns, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.accept_dad=0")
+		l.exec(t, ns, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.all.accept_dad=0",
+			"net.ipv4.conf.default.send_redirects=0", "net.ipv4.conf.all.send_redirects=0")
 		l.ip(t, ns, "link", "set", "lo", "up")
 	}
 	return l

@@ -34,20 +34,21 @@ func build(t *testing.T, kind, version, binary string) (dir, file string) {
 
 // installed is what the packages bring, beyond the guides and samples: path and mode.
 var installed = map[string]fs.FileMode{
-	"etc/wanpair":                                                fs.ModeDir | 0o750,
-	"etc/wanpair/environment":                                    0o644,
-	"usr/bin/wanpair":                                            0o755,
-	"usr/lib/systemd/system/wanpair.service":                     0o644,
-	"usr/lib/sysctl.d/60-wanpair.conf":                           0o644,
-	"usr/lib/sysusers.d/wanpair.conf":                            0o644,
-	"usr/share/doc/wanpair":                                      fs.ModeDir | 0o755,
-	"usr/share/doc/wanpair/README.md":                            0o644,
-	"usr/share/doc/wanpair/copyright":                            0o644,
-	"usr/share/doc/wanpair/examples":                             fs.ModeDir | 0o755,
-	"usr/share/doc/wanpair/examples/61-wanpair-gateway.conf":     0o644,
-	"usr/share/doc/wanpair/examples/keepalived/gateway.conf":     0o644,
-	"usr/share/doc/wanpair/examples/keepalived/router.conf":      0o644,
-	"usr/share/doc/wanpair/examples/keepalived/check-wanpair.sh": 0o755,
+	"etc/wanpair":                                                 fs.ModeDir | 0o750,
+	"etc/wanpair/environment":                                     0o644,
+	"usr/bin/wanpair":                                             0o755,
+	"usr/lib/systemd/system/wanpair.service":                      0o644,
+	"usr/lib/sysctl.d/60-wanpair.conf":                            0o644,
+	"usr/lib/sysusers.d/wanpair.conf":                             0o644,
+	"usr/share/doc/wanpair":                                       fs.ModeDir | 0o755,
+	"usr/share/doc/wanpair/README.md":                             0o644,
+	"usr/share/doc/wanpair/copyright":                             0o644,
+	"usr/share/doc/wanpair/examples":                              fs.ModeDir | 0o755,
+	"usr/share/doc/wanpair/examples/61-wanpair-gateway.conf":      0o644,
+	"usr/share/doc/wanpair/examples/keepalived/gateway.conf":      0o644,
+	"usr/share/doc/wanpair/examples/keepalived/router.conf":       0o644,
+	"usr/share/doc/wanpair/examples/keepalived/check-wanpair.sh":  0o755,
+	"usr/share/doc/wanpair/examples/policy-routing/wanpair-track": 0o755,
 }
 
 // documents returns what the packages bring of the guides and samples that are in the tree.
@@ -55,7 +56,7 @@ func documents(t *testing.T) []string {
 	t.Helper()
 	const doc = "usr/share/doc/wanpair/"
 	var out []string
-	for pattern, dir := range map[string]string{"../docs/deploy/*.md": doc, "samples/*.toml": doc + "examples/", "keepalived/*": doc + "examples/keepalived/"} {
+	for pattern, dir := range map[string]string{"../docs/deploy/*.md": doc, "samples/*.toml": doc + "examples/", "keepalived/*": doc + "examples/keepalived/", "policy-routing/*": doc + "examples/policy-routing/"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
