@@ -1,0 +1,143 @@
+package accel
+
+import (
+	"maps"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"wanpair/accel/flow"
+	"wanpair/accel/policy"
+	"wanpair/accel/stats"
+)
+
+// runningFlow is a connection the gateway carries at this moment.
+type runningFlow struct {
+	id          uint64
+	source      netip.AddrPort
+	destination string
+	peer        string
+	near        bool // taken from the LAN here; else dialled here for the peer
+	started     time.Time
+	count       flow.Counters
+	reason      atomic.Int32 // policy.Reason, 0 while accelerated
+	open        atomic.Bool  // the target is connected
+
+	mu    sync.Mutex
+	abort func(error)                   // nil until there is something to abort
+	wan   func() (sent, received int64) // nil while raw
+}
+
+func (f *runningFlow) setReason(r policy.Reason) { f.reason.Store(int32(r)) }
+
+func (f *runningFlow) attach(abort func(error), wan func() (int64, int64)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.abort, f.wan = abort, wan
+}
+
+func (f *runningFlow) wanBytes() (sent, received int64) {
+	f.mu.Lock()
+	wan := f.wan
+	f.mu.Unlock()
+	if wan == nil {
+		return 0, 0
+	}
+	return wan()
+}
+
+// flowTable holds the running flows and counts the ended ones by outcome.
+type flowTable struct {
+	mu     sync.Mutex
+	next   uint64
+	flows  map[uint64]*runningFlow
+	empty  chan struct{} // not nil while somebody waits for the table to be empty
+	closed map[stats.Outcome]uint64
+	passed map[policy.Reason]uint64
+}
+
+// raw is the outcome of a connection that was carried here, but not through the tunnel: it is counted by its reason.
+const raw stats.Outcome = ""
+
+func newFlowTable() *flowTable {
+	return &flowTable{
+		flows:  make(map[uint64]*runningFlow),
+		closed: make(map[stats.Outcome]uint64),
+		passed: make(map[policy.Reason]uint64),
+	}
+}
+
+func (t *flowTable) add(f *runningFlow) *runningFlow {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.next++
+	f.id = t.next
+	f.started = time.Now()
+	t.flows[f.id] = f
+	return f
+}
+
+func (t *flowTable) remove(f *runningFlow, how stats.Outcome) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.flows, f.id)
+	if how == raw {
+		t.passed[policy.Reason(f.reason.Load())]++
+	} else {
+		t.closed[how]++
+	}
+	if len(t.flows) == 0 && t.empty != nil {
+		close(t.empty)
+		t.empty = nil
+	}
+}
+
+func (t *flowTable) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.flows)
+}
+
+// whenEmpty returns a channel that is closed when no flow is left.
+func (t *flowTable) whenEmpty() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.flows) == 0 {
+		done := make(chan struct{})
+		close(done)
+		return done
+	}
+	if t.empty == nil {
+		t.empty = make(chan struct{})
+	}
+	return t.empty
+}
+
+func (t *flowTable) all() []*runningFlow {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]*runningFlow, 0, len(t.flows))
+	for _, f := range t.flows {
+		out = append(out, f)
+	}
+	return out
+}
+
+func (t *flowTable) abortAll(cause error) {
+	for _, f := range t.all() {
+		f.mu.Lock()
+		abort := f.abort
+		f.mu.Unlock()
+		if abort != nil {
+			abort(cause)
+		}
+	}
+}
+
+// ended returns how many flows ended, by outcome, and how many were carried raw, by reason.
+func (t *flowTable) ended() (map[stats.Outcome]uint64, map[policy.Reason]uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.closed), maps.Clone(t.passed)
+}

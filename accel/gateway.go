@@ -1,0 +1,295 @@
+// Package accel is one site's gateway: it takes connections from the LAN to the peers and the peers' flows to the LAN.
+//
+// It owns the life of the gateway (start, serve, drain, stop), admission, the table of running flows, and the near and far side of a
+// flow. How packets are diverted, how bytes are coded and how the tunnel works is the business of the packages it joins.
+//
+// What it promises: a connection it cannot accelerate goes raw or is reset, with a numbered reason; it is never left hanging and never
+// ended as if all had been well.
+package accel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"wanpair/accel/config"
+	"wanpair/accel/egress"
+	"wanpair/accel/flow"
+	"wanpair/accel/intercept"
+	"wanpair/accel/peer"
+	"wanpair/accel/policy"
+	"wanpair/accel/stats"
+)
+
+// Parts are what a gateway is made of, built by the command.
+type Parts struct {
+	Log       *slog.Logger
+	Config    *config.Config
+	Version   string
+	OwnAddrs  []netip.Addr           // of this host
+	Intercept *intercept.Interceptor // nil where nothing is intercepted
+	Dialer    *egress.Dialer         // for the peers' flows
+	Raw       *egress.Dialer         // for connections of this LAN that were accepted but cannot be tunnelled: its targets are the peers' subnets
+}
+
+// Gateway is one site's gateway.
+type Gateway struct {
+	log       *slog.Logger
+	cfg       *config.Config
+	intercept *intercept.Interceptor
+	dialer    *egress.Dialer
+	raw       *egress.Dialer
+	peers     []*member
+	forwards  []*forward
+	buffers   *flow.Buffers
+	flows     *flowTable
+	policy    atomic.Pointer[policy.Policy]
+	draining  atomic.Bool
+	events    *stats.Events
+	version   string
+	started   time.Time
+
+	serving sync.WaitGroup // one per running flow on the near side; the far side is waited for by its session
+}
+
+// maxEvents is how many events are kept for the status page.
+const maxEvents = 256
+
+// drainTimeout is how long running flows may go on after the gateway was told to stop.
+const drainTimeout = 10 * time.Second
+
+// New joins the parts. Peers are added with AddPeer before Run; it starts nothing but opens the listeners of the forwards, so that a
+// port in use is an error of the start.
+func New(ctx context.Context, parts Parts) (*Gateway, error) {
+	g := &Gateway{
+		log:       parts.Log,
+		cfg:       parts.Config,
+		intercept: parts.Intercept,
+		dialer:    parts.Dialer,
+		raw:       parts.Raw,
+		buffers:   flow.NewBuffers(),
+		flows:     newFlowTable(),
+		events:    stats.NewEvents(maxEvents),
+		version:   parts.Version,
+		started:   time.Now(),
+	}
+	g.policy.Store(policy.New(parts.Config, parts.OwnAddrs))
+	for _, f := range parts.Config.Forwards {
+		listening, err := listenForward(ctx, f)
+		if err != nil {
+			return nil, errors.Join(err, g.closeForwards())
+		}
+		g.forwards = append(g.forwards, listening)
+	}
+	return g, nil
+}
+
+// member is a peer of this gateway.
+type member struct {
+	*peer.Peer
+	announced atomic.Int32 // the peer.State that rules, log and events have followed; it is what the status says
+	since     atomic.Int64 // unix ns of that
+}
+
+func (m *member) announce(s peer.State) {
+	m.announced.Store(int32(s))
+	m.since.Store(time.Now().UnixNano())
+}
+
+// AddPeer adds a peer. Its Config.Serve must be g.ServeStream.
+func (g *Gateway) AddPeer(p *peer.Peer) {
+	m := &member{Peer: p}
+	m.announce(peer.Down)
+	g.peers = append(g.peers, m)
+}
+
+func (g *Gateway) peerByName(name string) *peer.Peer {
+	for _, p := range g.peers {
+		if p.Name() == name {
+			return p.Peer
+		}
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then drains: no new connection is diverted, running flows may go on for drainTimeout, the rest is reset.
+func (g *Gateway) Run(ctx context.Context) error {
+	// Peers, rules and the flows outlive ctx by the drain.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+
+	lasting, lastingCtx := errgroup.WithContext(running)
+	for _, p := range g.peers {
+		lasting.Go(func() error { return p.Run(lastingCtx) })
+	}
+	if g.intercept != nil {
+		if err := g.intercept.Install(ctx); err != nil {
+			stop()
+			return errors.Join(fmt.Errorf("intercept: %w", err), lasting.Wait(), g.closeForwards())
+		}
+		lasting.Go(func() error { return g.intercept.Run(lastingCtx) })
+	}
+	lasting.Go(func() error { return g.watchPeers(lastingCtx) })
+
+	// accepting ends with ctx, or when a lasting part failed.
+	accepting, acceptCtx := errgroup.WithContext(ctx)
+	accepting.Go(func() error {
+		select {
+		case <-lastingCtx.Done():
+			return context.Cause(lastingCtx)
+		case <-acceptCtx.Done():
+			return nil
+		}
+	})
+	if g.intercept != nil {
+		accepting.Go(func() error { return g.acceptIntercepted(acceptCtx, running) })
+	}
+	for _, f := range g.forwards {
+		accepting.Go(func() error { return g.acceptForward(acceptCtx, running, f) })
+	}
+	err := accepting.Wait()
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	err = errors.Join(err, g.closeForwards())
+	g.drain()
+	if g.intercept != nil {
+		err = errors.Join(err, g.intercept.Remove())
+	}
+	stop()
+	return errors.Join(err, lasting.Wait())
+}
+
+// drain waits for running flows, then resets what is left.
+func (g *Gateway) drain() {
+	g.draining.Store(true)
+	if g.intercept != nil {
+		if err := g.intercept.StopDiverting(policy.Draining.String()); err != nil {
+			g.log.Warn("stop diverting", "err", err)
+		}
+	}
+	for _, p := range g.peers {
+		p.Drain("the gateway stops")
+	}
+	if n := g.flows.count(); n > 0 {
+		g.log.Info("draining", "flows", n, "timeout", drainTimeout)
+	}
+	deadline := time.NewTimer(drainTimeout)
+	defer deadline.Stop()
+	select {
+	case <-g.flows.whenEmpty():
+	case <-deadline.C:
+		g.log.Warn("reset flows that did not end in time", "flows", g.flows.count())
+		g.flows.abortAll(errShutdown)
+	}
+	g.serving.Wait()
+}
+
+// Close closes the listeners of a gateway that is never run.
+func (g *Gateway) Close() error { return g.closeForwards() }
+
+func (g *Gateway) closeForwards() error {
+	var errs []error
+	for _, f := range g.forwards {
+		errs = append(errs, f.close())
+	}
+	return errors.Join(errs...)
+}
+
+// peerWatchInterval is how often the state of the peers is compared with what is diverted: it bounds how long new connections still
+// meet a peer that has just gone.
+const peerWatchInterval = 50 * time.Millisecond
+
+// watchPeers tells intercept which peers are alive and writes the events of their comings and goings.
+func (g *Gateway) watchPeers(ctx context.Context) error {
+	ticker := time.NewTicker(peerWatchInterval)
+	defer ticker.Stop()
+	for {
+		for _, p := range g.peers {
+			last := peer.State(p.announced.Load())
+			if state := p.State(); state != last {
+				if err := g.peerChanged(p.Peer, last, state); err != nil {
+					g.log.Error("rules could not follow the peer's state, trying again", "peer", p.Name(), "err", err)
+					continue
+				}
+				p.announce(state)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+func (g *Gateway) peerChanged(p *peer.Peer, from, to peer.State) error {
+	if to == peer.Up {
+		hello := p.Hello()
+		g.policy.Store(g.policy.Load().WithPeerAddrs(p.Name(), hello.OwnAddrs))
+		if g.intercept != nil && !g.draining.Load() {
+			if err := g.intercept.SetPeerAlive(p.Name(), hello.OwnSubnets, hello.OwnAddrs); err != nil {
+				return err
+			}
+		}
+		g.log.Info("peer up: connections are accelerated", "peer", p.Name(), "site", hello.Site, "rtt", p.EchoRTT())
+		g.events.Add(stats.EventPeerUp, p.Name(), "connections are accelerated")
+		g.compareSubnets(p)
+		return nil
+	}
+	reason := policy.PeerDown
+	if to == peer.Connecting {
+		reason = policy.PeerConnecting
+	}
+	if g.intercept != nil {
+		if err := g.intercept.SetPeerDead(p.Name(), reason.String()); err != nil {
+			return err
+		}
+	}
+	g.log.Warn("peer not up: new connections pass raw", "peer", p.Name(), "state", to, "err", p.Link().Stats().LastError)
+	if from == peer.Up {
+		g.events.Add(stats.EventPeerDown, p.Name(), "new connections pass raw")
+	}
+	return nil
+}
+
+// Alive says whether connections to a peer may be diverted at this moment: what the rules' time-out rests on.
+func (g *Gateway) Alive(name string) bool {
+	p := g.peerByName(name)
+	return p != nil && p.State() == peer.Up
+}
+
+// compareSubnets says where both sides' configurations do not agree: those connections would be refused by the far side.
+func (g *Gateway) compareSubnets(p *peer.Peer) {
+	hello := p.Hello()
+	for _, c := range g.cfg.Peers {
+		if c.Name != p.Name() {
+			continue
+		}
+		for _, difference := range subnetDifferences(c.Subnets, hello.OwnSubnets) {
+			g.log.Warn("subnets do not match", "peer", p.Name(), "detail", difference)
+			g.events.Add(stats.EventSubnetMismatch, p.Name(), difference)
+		}
+	}
+}
+
+func subnetDifferences(configuredHere, announced []netip.Prefix) []string {
+	var out []string
+	for _, here := range configuredHere {
+		covered := false
+		for _, there := range announced {
+			covered = covered || there.Bits() <= here.Bits() && there.Contains(here.Addr())
+		}
+		if !covered {
+			out = append(out, fmt.Sprintf("%s is listed as the peer's here, but the peer does not own it: connections there would be denied", here))
+		}
+	}
+	return out
+}

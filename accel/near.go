@@ -1,0 +1,251 @@
+package accel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"wanpair/accel/edge"
+	"wanpair/accel/egress"
+	"wanpair/accel/flow"
+	"wanpair/accel/peer"
+	"wanpair/accel/policy"
+	"wanpair/accel/stats"
+	"wanpair/transport"
+)
+
+var errShutdown = &peer.DialError{Code: transport.AbortShutdown, Err: errors.New("the gateway stops")}
+
+// acceptIntercepted takes diverted connections until ctx ends. Their flows live in running.
+func (g *Gateway) acceptIntercepted(ctx, running context.Context) error {
+	for {
+		e, err := g.intercept.Accept(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if !isTemporary(err) {
+				return fmt.Errorf("accept intercepted connection: %w", err)
+			}
+			g.log.Warn("accept failed, trying again", "err", err)
+			pause(ctx, 100*time.Millisecond)
+			continue
+		}
+		g.serving.Go(func() { g.serveIntercepted(running, e) })
+	}
+}
+
+func (g *Gateway) serveIntercepted(ctx context.Context, e *edge.Conn) {
+	client, original := e.RemoteAddr(), e.LocalAddr()
+	name, _ := g.policy.Load().Peer(original.Addr())
+	p := g.peerByName(name)
+	f := &runningFlow{source: client, destination: original.String(), peer: name, near: true}
+	decision := g.policy.Load().Decide(client, original, g.situation(p))
+	open := peer.OpenRequest{Kind: peer.Intercepted, Client: client, Target: original, Class: decision.Class}
+	g.carry(ctx, e, p, f, decision, open, func(ctx context.Context) (*edge.Conn, error) {
+		return g.raw.DialAsClient(ctx, client, original, g.cfg.OwnSubnets())
+	})
+}
+
+func (g *Gateway) serveForward(ctx context.Context, fw *forward, c *net.TCPConn) {
+	client := addrPort(c.RemoteAddr())
+	e, err := edge.New(c, edge.Options{})
+	if err != nil {
+		g.log.Debug("connection was gone", "src", client, "err", err)
+		return
+	}
+	p := g.peerByName(fw.Peer)
+	f := &runningFlow{source: client, destination: fw.Target, peer: fw.Peer, near: true}
+	decision := g.decideForward(client, fw, p)
+	open := peer.OpenRequest{Kind: peer.Forward, Client: client, TargetName: fw.Target, Class: decision.Class}
+	g.carry(ctx, e, p, f, decision, open, func(ctx context.Context) (*edge.Conn, error) { return g.raw.DialOwn(ctx, fw.Target) })
+}
+
+// decideForward asks the policy. Where the target is a name, its address is only known at the far side: then classes that go by subnet
+// do not apply and the peer's first subnet stands for it.
+func (g *Gateway) decideForward(client netip.AddrPort, fw *forward, p *peer.Peer) policy.Decision {
+	target, err := netip.ParseAddrPort(fw.Target)
+	if err != nil {
+		cfg, _ := g.cfg.Peer(fw.Peer)
+		target = netip.AddrPortFrom(cfg.Subnets[0].Addr(), portOf(fw.Target))
+	}
+	return g.policy.Load().DecideForward(client, target, g.situation(p))
+}
+
+func portOf(hostport string) uint16 {
+	_, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return 0
+	}
+	return uint16(n)
+}
+
+// situation is what the policy needs to know of this moment. p may be nil.
+func (g *Gateway) situation(p *peer.Peer) policy.Situation {
+	s := policy.Situation{FlowsFull: g.flows.count() >= g.cfg.Limits.Flows, Draining: g.draining.Load()}
+	if p == nil {
+		return s
+	}
+	switch p.State() {
+	case peer.Up:
+		s.Link = policy.LinkUp
+	case peer.Connecting:
+		s.Link = policy.LinkConnecting
+	case peer.Down:
+		s.Link = policy.LinkDown
+	}
+	return s
+}
+
+// carry takes one accepted connection to its end: through the tunnel, or raw when the tunnel cannot have it.
+func (g *Gateway) carry(ctx context.Context, e *edge.Conn, p *peer.Peer, f *runningFlow, decision policy.Decision, open peer.OpenRequest, dialRaw func(context.Context) (*edge.Conn, error)) {
+	g.flows.add(f)
+	how := raw
+	defer func() { g.flows.remove(f, how) }()
+
+	f.setReason(decision.Reason)
+	if decision.Action != policy.Pass && p != nil {
+		stream, err := p.Open(open)
+		if err == nil {
+			how = g.carryTunnel(e, stream, f)
+			return
+		}
+		f.setReason(policy.PeerDown)
+	}
+	g.carryRaw(ctx, e, f, dialRaw)
+}
+
+func (g *Gateway) carryTunnel(e *edge.Conn, stream *peer.Stream, f *runningFlow) stats.Outcome {
+	defer stream.Close()
+	f.attach(stream.Abort, stream.WANBytes)
+	err := flow.Run(e, stream, g.buffers, &f.count)
+	g.logEnd(f, err)
+	return outcomeOf(err)
+}
+
+// carryRaw joins the connection with one to the same target over the bare link.
+func (g *Gateway) carryRaw(ctx context.Context, e *edge.Conn, f *runningFlow, dialRaw func(context.Context) (*edge.Conn, error)) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	f.attach(func(cause error) { cancel(cause); e.Reset() }, nil)
+	far, err := dialRaw(ctx)
+	if err != nil {
+		e.Reset()
+		g.logEnd(f, err)
+		return
+	}
+	g.logEnd(f, flow.Splice(e, far, g.buffers, &f.count))
+}
+
+func (g *Gateway) logEnd(f *runningFlow, err error) {
+	g.log.Debug("flow ended", "flow", f.id, "peer", f.peer, "src", f.source, "dst", f.destination,
+		"from_edge_bytes", f.count.FromEdge.Load(), "to_edge_bytes", f.count.ToEdge.Load(), "err", err)
+}
+
+func outcomeOf(err error) stats.Outcome {
+	var aborted *transport.AbortError
+	switch {
+	case err == nil:
+		return stats.OutcomeClean
+	case errors.Is(err, flow.ErrEdge):
+		return stats.OutcomeReset
+	case errors.As(err, &aborted):
+		switch aborted.Code {
+		case transport.AbortReset:
+			return stats.OutcomeReset
+		case transport.AbortRefused, transport.AbortUnreachable, transport.AbortDenied, transport.AbortSource:
+			return stats.OutcomeRefused
+		case transport.AbortLinkLost, transport.AbortPeerRestarted:
+			return stats.OutcomeLost
+		case transport.AbortShutdown:
+			return stats.OutcomeShutdown
+		default:
+			return stats.OutcomeError
+		}
+	default:
+		return stats.OutcomeError
+	}
+}
+
+// ServeStream is the far side: it connects a flow the peer opened to its target. It is called in a goroutine of its own and returns when
+// the flow has ended.
+func (g *Gateway) ServeStream(ctx context.Context, p *peer.Peer, stream *peer.Stream) {
+	defer stream.Close()
+	r := stream.Request
+	f := &runningFlow{source: r.Client, destination: r.Target.String(), peer: p.Name()}
+	if r.Kind == peer.Forward {
+		f.destination = r.TargetName
+	}
+	g.flows.add(f)
+	how := stats.OutcomeRefused
+	defer func() { g.flows.remove(f, how) }()
+	f.attach(stream.Abort, stream.WANBytes)
+
+	if g.flows.count() > 2*g.cfg.Limits.Flows {
+		stream.Abort(&peer.DialError{Code: transport.AbortLimit, Err: errors.New("flow limit")})
+		return
+	}
+	e, err := g.dialTarget(ctx, p, r)
+	if err != nil {
+		g.logEnd(f, err)
+		stream.Abort(err)
+		return
+	}
+	if err := stream.Answer(e.LocalAddr()); err != nil {
+		e.Reset()
+		g.logEnd(f, err)
+		stream.Abort(err)
+		return
+	}
+	f.open.Store(true)
+	err = flow.Run(e, stream, g.buffers, &f.count)
+	g.logEnd(f, err)
+	how = outcomeOf(err)
+}
+
+// dialTarget connects to what the peer asked for, within what this side's configuration allows.
+func (g *Gateway) dialTarget(ctx context.Context, p *peer.Peer, r peer.OpenRequest) (*edge.Conn, error) {
+	var c *edge.Conn
+	var err error
+	if r.Kind == peer.Intercepted {
+		var sources []netip.Prefix
+		for _, cfg := range g.cfg.Peers {
+			if cfg.Name == p.Name() {
+				sources = cfg.Subnets
+			}
+		}
+		c, err = g.dialer.DialAsClient(ctx, r.Client, r.Target, sources)
+	} else {
+		c, err = g.dialer.DialOwn(ctx, r.TargetName)
+	}
+	if err != nil {
+		return nil, &peer.DialError{Code: dialCode(err), Err: err}
+	}
+	return c, nil
+}
+
+// dialCode says with which code the near side hears of a failed dial.
+func dialCode(err error) transport.AbortCode {
+	switch egress.ReasonOf(err) {
+	case egress.Refused:
+		return transport.AbortRefused
+	case egress.Unreachable:
+		return transport.AbortUnreachable
+	case egress.Denied:
+		return transport.AbortDenied
+	case egress.SourceClash:
+		return transport.AbortSource
+	case egress.Limit:
+		return transport.AbortLimit
+	default:
+		return transport.AbortInternal
+	}
+}

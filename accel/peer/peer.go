@@ -1,0 +1,259 @@
+// Package peer joins one link with what both of its ends must share: the codec with its two logs, and the flows that use both.
+//
+// It owns the order in which a session begins and ends (all encoders and decoders of the old session are gone before the codec says
+// anything to the new one), the proof of work that makes a link count as up, and the translation between faults and abort codes.
+// It knows nothing of sockets: what it opens and accepts are [Stream]s, which package flow pumps.
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"wanpair/dedupe"
+	"wanpair/transport"
+)
+
+// State is what a link is good for at the moment.
+type State int
+
+// The states of a link.
+const (
+	Down       State = iota // no lane
+	Connecting              // a lane, but no proof of work yet or any more
+	Up                      // a round trip through both codecs succeeded just now
+)
+
+func (s State) String() string {
+	switch s {
+	case Up:
+		return "up"
+	case Connecting:
+		return "connecting"
+	default:
+		return "down"
+	}
+}
+
+const (
+	echoInterval = time.Second
+	// echoStale is how old the last proof of work may be: beyond it the link counts as not working. Three missed rounds, so that gaps
+	// below a second are never an alarm.
+	echoStale = 3 * time.Second
+	echoBytes = 8
+)
+
+// ErrNotUp says that a flow cannot be opened now; its connection goes raw.
+var ErrNotUp = errors.New("peer is not up")
+
+// Config is what a Peer needs. Link.OnSession is set by New.
+type Config struct {
+	Name  string
+	Log   *slog.Logger
+	Link  transport.LinkConfig
+	Cache dedupe.Config
+	// Serve handles a flow the other side opened, in a goroutine of its own; it must end by calling Stream.Close.
+	Serve func(context.Context, *Stream)
+}
+
+// Peer is one link's other end.
+type Peer struct {
+	name    string
+	log     *slog.Logger
+	link    *transport.Link
+	codec   *dedupe.Codec
+	serve   func(context.Context, *Stream)
+	began   chan *transport.Session
+	buffers buffers
+
+	mu      sync.Mutex
+	current *session // nil while no session is ready to open flows
+
+	lastEcho atomic.Int64 // unix ns of the last proof of work, 0 = none in this session
+	echoRTT  atomic.Int64 // ns
+	counters Counters
+}
+
+// Counters are raw bytes of all flows of this peer since start.
+type Counters struct {
+	LANSent      atomic.Int64 // taken from the LAN here and sent to the peer
+	LANReceived  atomic.Int64 // received from the peer and delivered to the LAN here
+	FlowsOpened  atomic.Int64
+	FlowsServed  atomic.Int64
+	FrameErrors  atomic.Int64 // frames that did not decode or verify
+	FlowsAborted atomic.Int64
+}
+
+// New opens the peer's cache and prepares its link. It starts nothing.
+func New(cfg Config) (*Peer, error) {
+	codec, err := dedupe.Open(cfg.Cache)
+	if err != nil {
+		return nil, fmt.Errorf("peer %s: cache: %w", cfg.Name, err)
+	}
+	p := &Peer{
+		name:  cfg.Name,
+		log:   cfg.Log.With("peer", cfg.Name),
+		codec: codec,
+		serve: cfg.Serve,
+		began: make(chan *transport.Session, 1),
+	}
+	cfg.Link.Log = p.log
+	cfg.Link.OnSession = p.sessionBegan
+	if p.link, err = transport.NewLink(cfg.Link); err != nil {
+		return nil, errors.Join(fmt.Errorf("peer %s: %w", cfg.Name, err), codec.Close())
+	}
+	return p, nil
+}
+
+// Name is the peer's name in the configuration.
+func (p *Peer) Name() string { return p.name }
+
+// Link is where the tunnel's lanes are handed over.
+func (p *Peer) Link() *transport.Link { return p.link }
+
+// Codec gives the cache's figures.
+func (p *Peer) Codec() *dedupe.Codec { return p.codec }
+
+// Counters gives the peer's byte and flow counts.
+func (p *Peer) Counters() *Counters { return &p.counters }
+
+// EchoRTT is the last round trip through accept queue, both codecs and back; 0 before the first.
+func (p *Peer) EchoRTT() time.Duration { return time.Duration(p.echoRTT.Load()) }
+
+// Drain asks the other side for no new flows; running ones go on.
+func (p *Peer) Drain(reason string) {
+	if s := p.session(); s != nil {
+		s.GoAway(goAwayShutdown, reason)
+	}
+}
+
+const goAwayShutdown = 1 // protocol A2
+
+// State says what the link is good for at this moment.
+func (p *Peer) State() State {
+	s := p.session()
+	if s == nil || !s.Up() {
+		if ls := p.link.Session(); ls == nil || !ls.Up() {
+			return Down
+		}
+		return Connecting
+	}
+	if s.PeerDraining() {
+		return Connecting
+	}
+	if last := p.lastEcho.Load(); last == 0 || time.Since(time.Unix(0, last)) > echoStale {
+		return Connecting
+	}
+	return Up
+}
+
+// sessionBegan is called by the link for a new session, before anything of it is delivered.
+func (p *Peer) sessionBegan(s *transport.Session) {
+	for {
+		select {
+		case p.began <- s:
+			return
+		default:
+		}
+		select {
+		case <-p.began: // an older one that was never served has ended already
+		default:
+		}
+	}
+}
+
+// Run serves the link until ctx ends, then closes the cache.
+func (p *Peer) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.link.Run(ctx) })
+	group.Go(func() error { return p.serveSessions(ctx) })
+	err := group.Wait()
+	return errors.Join(err, p.codec.Close())
+}
+
+func (p *Peer) serveSessions(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-p.began:
+			if err := p.serveSession(ctx, s); err != nil && ctx.Err() == nil {
+				p.log.Warn("session ended", "err", err)
+			}
+		}
+	}
+}
+
+// serveSession runs one session from its first codec message to the end of its last stream.
+func (p *Peer) serveSession(ctx context.Context, ts *transport.Session) error {
+	s := &session{Session: ts, peer: p, streams: make(map[*Stream]struct{})}
+	p.lastEcho.Store(0)
+	if err := p.codec.Begin(ts.SendCodec); err != nil {
+		ts.End(err, transport.AbortInternal)
+		return fmt.Errorf("begin codec: %w", err)
+	}
+	p.setCurrent(s)
+	p.log.Info("session began", "site", ts.Peer().Site, "version", ts.Peer().Software)
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.handleMessages(ctx) })
+	group.Go(func() error { return s.acceptStreams(ctx) })
+	group.Go(func() error { return s.proveWork(ctx) })
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ts.Done():
+			return ts.Err()
+		}
+	})
+	err := group.Wait()
+
+	p.setCurrent(nil)
+	p.lastEcho.Store(0)
+	if err == nil {
+		err = transport.ErrLinkStopped
+	}
+	ts.End(err, transport.AbortLinkLost)
+	s.end()
+	return err
+}
+
+func (p *Peer) setCurrent(s *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.current = s
+}
+
+func (p *Peer) session() *session {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.current
+}
+
+// Hello is what the other side said of itself; the zero value while there is no session.
+func (p *Peer) Hello() transport.Hello {
+	if s := p.session(); s != nil {
+		return s.Peer()
+	}
+	return transport.Hello{}
+}
+
+// Open begins a flow to the other side. It fails with ErrNotUp when the connection had better go raw.
+func (p *Peer) Open(r OpenRequest) (*Stream, error) {
+	s := p.session()
+	if s == nil || p.State() != Up {
+		return nil, ErrNotUp
+	}
+	stream, err := s.open(r)
+	if err == nil {
+		p.counters.FlowsOpened.Add(1)
+	}
+	return stream, err
+}

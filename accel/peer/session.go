@@ -1,0 +1,207 @@
+package peer
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"wanpair/transport"
+)
+
+// session is a transport session together with the streams that live in it.
+type session struct {
+	*transport.Session
+	peer *Peer
+
+	mu      sync.Mutex
+	streams map[*Stream]struct{} // until their encoder is closed
+	ended   bool
+	empty   chan struct{} // closed when ended and no stream is left
+}
+
+func (s *session) handleMessages(ctx context.Context) error {
+	for {
+		kind, msg, err := s.Messages(ctx)
+		if err != nil {
+			return err
+		}
+		if kind != transport.KindCodec {
+			continue
+		}
+		if err := s.peer.codec.HandleMessage(msg); err != nil {
+			return fmt.Errorf("codec message: %w", err)
+		}
+	}
+}
+
+func (s *session) acceptStreams(ctx context.Context) error {
+	var group sync.WaitGroup
+	defer group.Wait()
+	for {
+		f, err := s.Accept(ctx)
+		if err != nil {
+			return err
+		}
+		r, err := parseOpen(f.OpenBody())
+		if err != nil {
+			s.peer.log.Warn("refused a flow", "err", err)
+			f.Abort(transport.AbortFrame)
+			continue
+		}
+		stream, err := s.add(f, r, false)
+		if err != nil {
+			f.Abort(transport.AbortLinkLost)
+			return err
+		}
+		if r.Kind == echo {
+			group.Go(func() { stream.answerEcho() })
+			continue
+		}
+		s.peer.counters.FlowsServed.Add(1)
+		group.Go(func() { s.peer.serve(ctx, stream) })
+	}
+}
+
+func (s *session) open(r OpenRequest) (*Stream, error) {
+	body, err := appendOpen(nil, r)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.Open(body)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := s.add(f, r, true)
+	if err != nil {
+		f.Abort(transport.AbortLinkLost)
+	}
+	return stream, err
+}
+
+// add makes the stream of a flow and counts it as one of the session.
+func (s *session) add(f *transport.Flow, r OpenRequest, opened bool) (*Stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return nil, ErrNotUp
+	}
+	stream := &Stream{
+		Request: r,
+		session: s,
+		flow:    f,
+		opened:  opened,
+		encoder: s.peer.codec.NewEncoder(f.ID()),
+		decoder: s.peer.codec.NewDecoder(f.ID()),
+	}
+	s.streams[stream] = struct{}{}
+	f.SetOnAcked(stream.acknowledged)
+	return stream, nil
+}
+
+func (s *session) remove(stream *Stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, stream)
+	if s.ended && len(s.streams) == 0 {
+		close(s.empty)
+	}
+}
+
+// end closes what the session's streams left open and returns when no encoder or decoder of it is left.
+func (s *session) end() {
+	s.mu.Lock()
+	s.ended = true
+	s.empty = make(chan struct{})
+	var lingering []*Stream
+	for stream := range s.streams {
+		lingering = append(lingering, stream)
+	}
+	if len(lingering) == 0 {
+		close(s.empty)
+	}
+	s.mu.Unlock()
+	for _, stream := range lingering {
+		stream.lost()
+	}
+	<-s.empty
+}
+
+// proveWork keeps one echo flow going: what the peer's State rests on.
+func (s *session) proveWork(ctx context.Context) error {
+	stream, err := s.open(OpenRequest{Kind: echo})
+	if err != nil {
+		return fmt.Errorf("open echo: %w", err)
+	}
+	defer stream.Close()
+	unblock := context.AfterFunc(ctx, func() { stream.Abort(transport.ErrSessionEnded) })
+	defer unblock()
+	for token := uint64(1); ; token++ {
+		start := time.Now()
+		if err := stream.roundTrip(token); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("echo: %w", err)
+		}
+		now := time.Now()
+		s.peer.echoRTT.Store(int64(now.Sub(start)))
+		s.peer.lastEcho.Store(now.UnixNano())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(echoInterval - time.Since(start)):
+		}
+	}
+}
+
+var errEcho = errors.New("echo came back different")
+
+func (t *Stream) roundTrip(token uint64) error {
+	if _, err := t.Window(); err != nil {
+		return err
+	}
+	var b [echoBytes]byte
+	binary.BigEndian.PutUint64(b[:], token)
+	if err := t.Send(b[:], false); err != nil {
+		return err
+	}
+	got, err := t.Receive()
+	if err != nil {
+		return err
+	}
+	defer t.Consumed(got)
+	if len(got.Data) != echoBytes || binary.BigEndian.Uint64(got.Data) != token {
+		return errEcho
+	}
+	return nil
+}
+
+// answerEcho sends back what comes, a few bytes at a time, until the flow ends.
+func (t *Stream) answerEcho() {
+	defer t.Close()
+	if err := t.Answer(netip.AddrPortFrom(netip.IPv4Unspecified(), 0)); err != nil {
+		return
+	}
+	for {
+		got, err := t.Receive()
+		if err != nil {
+			return
+		}
+		if len(got.Data) > echoBytes {
+			t.Consumed(got)
+			t.Abort(errEcho)
+			return
+		}
+		if _, err = t.Window(); err == nil {
+			err = t.Send(got.Data, got.End)
+		}
+		t.Consumed(got)
+		if err != nil || got.End {
+			return
+		}
+	}
+}

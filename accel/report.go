@@ -1,0 +1,125 @@
+package accel
+
+import (
+	"time"
+
+	"wanpair/accel/peer"
+	"wanpair/accel/policy"
+	"wanpair/accel/stats"
+	"wanpair/transport"
+)
+
+// Source is where the stats server gets its figures.
+func (g *Gateway) Source() stats.Source {
+	return stats.Source{Snapshot: g.snapshot, Flows: g.listFlows}
+}
+
+// Events are what happened, for the stats server.
+func (g *Gateway) Events() *stats.Events { return g.events }
+
+func (g *Gateway) snapshot() stats.Snapshot {
+	ended, passed := g.flows.ended()
+	s := stats.Snapshot{
+		Site:           g.cfg.Site.Name,
+		Version:        g.version,
+		Started:        g.started,
+		FlowsEnded:     ended,
+		FlowsPassed:    passed,
+		MemoryCapacity: g.cfg.Limits.MemoryBytes,
+		Cache:          stats.Cache{CapacityBytes: g.cfg.Cache.SizeBytes},
+	}
+	active := make(map[string]int)
+	for _, f := range g.flows.all() {
+		active[f.peer]++
+		s.FlowsActive++
+	}
+	up := 0
+	for _, p := range g.peers {
+		codec := p.Codec().Stats()
+		s.Cache.SizeBytes += codec.CacheBytes
+		s.Cache.MemoryBytes += codec.HotBytes + codec.OpenBytes + codec.IndexBytes
+		s.Peers = append(s.Peers, g.peerSnapshot(p, active[p.Name()]))
+		if peer.State(p.announced.Load()) == peer.Up {
+			up++
+		}
+	}
+	if up == 0 {
+		s.NotReady = "no peer is up: all connections pass raw"
+	}
+	return s
+}
+
+func (g *Gateway) peerSnapshot(p *member, active int) stats.Peer {
+	link, codec, counters, hello := p.Link().Stats(), p.Codec().Stats(), p.Counters(), p.Hello()
+	out := stats.Peer{
+		Name:        p.Name(),
+		State:       stateOf(peer.State(p.announced.Load())),
+		Since:       time.Unix(0, p.since.Load()),
+		RTT:         link.RTT,
+		LossRatio:   link.LossRatio,
+		Lanes:       len(link.Lanes),
+		Software:    hello.Software,
+		LAN:         stats.Traffic{Sent: uint64(counters.LANSent.Load()), Received: uint64(counters.LANReceived.Load())},
+		WAN:         stats.Traffic{Sent: link.WANSent, Received: link.WANReceived},
+		ResentBytes: link.ResentBytes,
+		Sent: stats.Gain{
+			MatchedBytes:     uint64(codec.MatchedBytes),
+			LiteralBytes:     uint64(codec.LiteralBytes),
+			LiteralWireBytes: uint64(codec.LiteralCodedBytes),
+			OpaqueBytes:      uint64(codec.CiphertextBytes),
+		},
+		FlowsActive: active,
+		MissRepairs: uint64(codec.Misses),
+		FrameErrors: uint64(counters.FrameErrors.Load()),
+	}
+	if out.State != stats.StateUp {
+		out.Detail = detail(link)
+	}
+	return out
+}
+
+func detail(link transport.LinkStats) string {
+	if link.LastError != "" {
+		return link.LastError
+	}
+	if len(link.Lanes) > 0 {
+		return "connected, waiting for the first proof that both sides work"
+	}
+	return "no answer yet"
+}
+
+func stateOf(s peer.State) stats.State {
+	switch s {
+	case peer.Up:
+		return stats.StateUp
+	case peer.Connecting:
+		return stats.StateConnecting
+	default:
+		return stats.StateDown
+	}
+}
+
+func (g *Gateway) listFlows() []stats.Flow {
+	running := g.flows.all()
+	out := make([]stats.Flow, 0, len(running))
+	for _, f := range running {
+		sent, received := f.wanBytes()
+		lan := stats.Traffic{Sent: uint64(f.count.FromEdge.Load()), Received: uint64(f.count.ToEdge.Load())}
+		state := stats.FlowOpen
+		if !f.near && !f.open.Load() {
+			state = stats.FlowOpening
+		}
+		out = append(out, stats.Flow{
+			ID:          f.id,
+			Source:      f.source.String(),
+			Destination: f.destination,
+			Peer:        f.peer,
+			State:       state,
+			Reason:      policy.Reason(f.reason.Load()),
+			LAN:         lan,
+			WAN:         stats.Traffic{Sent: uint64(sent), Received: uint64(received)},
+			Started:     f.started,
+		})
+	}
+	return out
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"wanpair/accel"
+	"wanpair/accel/config"
+	"wanpair/accel/egress"
+	"wanpair/accel/intercept"
+	"wanpair/accel/peer"
+	"wanpair/accel/stats"
+	"wanpair/dedupe"
+	"wanpair/transport"
+	"wanpair/transport/quictun"
+)
+
+// gatewayCmd runs one side in the foreground.
+type gatewayCmd struct {
+	Config string `short:"c" required:"" type:"path" placeholder:"FILE" help:"Configuration file."`
+}
+
+// Run builds the object graph, serves until SIGTERM or SIGINT, drains, and takes everything down in the reverse order.
+func (c gatewayCmd) Run() error {
+	cfg, err := config.Load(c.Config)
+	if err != nil {
+		return err
+	}
+	log := newLogger(cfg.Log)
+	for _, w := range cfg.Warnings {
+		log.Warn("configuration", "warning", w)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	return runGateway(ctx, cfg, log)
+}
+
+// runGateway lives until ctx ends. What can fail for a reason the operator can mend fails here, before anything is diverted.
+func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
+	ownAddrs, err := hostAddrs()
+	if err != nil {
+		return err
+	}
+	var gateway *accel.Gateway // the parts call it back once it runs
+	parts, err := buildParts(cfg, log, ownAddrs, func(peer string) bool { return gateway.Alive(peer) })
+	if err != nil {
+		return err
+	}
+	if gateway, err = accel.New(ctx, parts); err != nil {
+		return err
+	}
+	server := stats.New(cfg.Stats, gateway.Source(), gateway.Events(), log)
+	if err := server.Listen(ctx); err != nil {
+		return errors.Join(err, gateway.Close())
+	}
+	tunnels, err := addPeers(cfg, log, ownAddrs, gateway)
+	if err != nil {
+		return errors.Join(err, gateway.Close())
+	}
+	var mark int
+	if cfg.Intercept != nil {
+		mark = intercept.DefaultOwnBit
+	}
+	endpoint, err := quictun.Listen(quictun.Config{
+		PrivateKey: cfg.Site.PrivateKey,
+		Listen:     cfg.Tunnel.Listen.String(),
+		Lanes:      cfg.Tunnel.Lanes,
+		Mark:       mark,
+		Peers:      tunnels,
+		Log:        log,
+	})
+	if err != nil {
+		return errors.Join(err, gateway.Close())
+	}
+	log.Info("gateway starts", "site", cfg.Site.Name, "version", versionString(), "tunnel", cfg.Tunnel.Listen, "stats", cfg.Stats.Listen)
+
+	// The tunnel and the stats server outlive the gateway, which drains through them.
+	outer, stopOuter := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopOuter()
+	group, groupCtx := errgroup.WithContext(outer)
+	group.Go(func() error { return endpoint.Run(groupCtx) })
+	group.Go(func() error { return server.Run(groupCtx) })
+	group.Go(func() error {
+		defer stopOuter()
+		serving, stopServing := context.WithCancel(groupCtx)
+		defer stopServing()
+		defer context.AfterFunc(ctx, stopServing)()
+		return gateway.Run(serving)
+	})
+	err = group.Wait()
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	log.Info("gateway stopped")
+	return err
+}
+
+// buildParts makes what touches the host's network.
+func buildParts(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, alive func(peer string) bool) (accel.Parts, error) {
+	parts := accel.Parts{Log: log, Config: cfg, OwnAddrs: ownAddrs, Version: versionString()}
+	var peerSubnets []netip.Prefix
+	for _, p := range cfg.Peers {
+		peerSubnets = append(peerSubnets, p.Subnets...)
+	}
+	var mark uint32
+	if cfg.Intercept != nil {
+		mark = intercept.DefaultOwnBit
+	}
+	var err error
+	if parts.Dialer, err = egress.New(egress.Config{Allow: cfg.OwnSubnets(), Deny: ownAddrs, Mark: mark}); err != nil {
+		return parts, err
+	}
+	if parts.Raw, err = egress.New(egress.Config{Allow: peerSubnets, Mark: mark}); err != nil {
+		return parts, err
+	}
+	if cfg.Intercept == nil {
+		return parts, nil
+	}
+	ic := interceptConfig(cfg)
+	ic.Log = log
+	ic.StillAlive = alive
+	parts.Intercept, err = intercept.New(ic)
+	return parts, err
+}
+
+// interceptConfig says what is intercepted; what the rules do not know of it is asked of the policy when the connection is here.
+func interceptConfig(cfg *config.Config) intercept.Config {
+	ic := intercept.Config{
+		Interfaces: cfg.Intercept.Interfaces,
+		Subnets:    cfg.Intercept.Subnets,
+		PassPorts:  cfg.Intercept.PassPorts,
+	}
+	for _, p := range cfg.Peers {
+		ic.Peers = append(ic.Peers, intercept.Peer{Name: p.Name, Subnets: p.Subnets})
+	}
+	for _, c := range cfg.Classes {
+		class := intercept.Class{Name: c.Name, Subnets: c.Subnets, Pass: c.Action == config.ActionPass}
+		for _, r := range c.Ports {
+			class.Ports = append(class.Ports, intercept.PortRange{First: r.First, Last: r.Last})
+		}
+		ic.Classes = append(ic.Classes, class)
+	}
+	return ic
+}
+
+// addPeers opens each peer's cache and joins it with the gateway; it returns what the tunnel must know of them.
+func addPeers(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, gateway *accel.Gateway) ([]quictun.Peer, error) {
+	local := cfg.Site.PrivateKey.Public().(ed25519.PublicKey)
+	var tunnels []quictun.Peer
+	for _, pc := range cfg.Peers {
+		var p *peer.Peer
+		p, err := peer.New(peer.Config{
+			Name: pc.Name,
+			Log:  log,
+			Link: transport.LinkConfig{
+				Hello: transport.Hello{
+					Site:        cfg.Site.Name,
+					OwnSubnets:  cfg.OwnSubnets(),
+					PeerSubnets: pc.Subnets,
+					OwnAddrs:    ownAddrs,
+					Software:    versionString(),
+				},
+				LocalIsEven:       bytes.Compare(local, pc.PublicKeys[0]) < 0,
+				CreditBudgetBytes: cfg.Limits.MemoryBytes / int64(len(cfg.Peers)),
+				Hold:              cfg.Limits.Hold,
+			},
+			Cache: dedupe.Config{
+				Dir:         filepath.Join(cfg.Cache.Dir, pc.Name),
+				SizeBytes:   cfg.Cache.SizeBytes / int64(len(cfg.Peers)),
+				MemoryBytes: cfg.Cache.MemoryBytes / int64(len(cfg.Peers)),
+			},
+			Serve: func(ctx context.Context, s *peer.Stream) { gateway.ServeStream(ctx, p, s) },
+		})
+		if err != nil {
+			return nil, err
+		}
+		gateway.AddPeer(p)
+		tunnels = append(tunnels, quictun.Peer{Name: pc.Name, PublicKeys: pc.PublicKeys, Endpoints: pc.Endpoints, Link: p.Link()})
+	}
+	return tunnels, nil
+}
+
+// hostAddrs are the addresses of this host but loopback and link-local ones: connections from and to them always pass raw.
+func hostAddrs() ([]netip.Addr, error) {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("addresses of this host: %w", err)
+	}
+	var out []netip.Addr
+	for _, a := range list {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err != nil {
+			continue
+		}
+		if addr := prefix.Addr().Unmap(); !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
+			out = append(out, addr)
+		}
+	}
+	return out, nil
+}
