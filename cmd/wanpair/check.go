@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"wanpair/accel/config"
+	"wanpair/accel/intercept"
 )
 
 type checkCmd struct {
@@ -67,9 +68,6 @@ func describe(w io.Writer, cfg *config.Config) error {
 	for _, c := range cfg.Classes {
 		p.line("class      %s: %s", c.Name, class(c))
 	}
-	if err := rules(p, cfg); err != nil {
-		return err
-	}
 	if err := cache(p, cfg); err != nil {
 		return err
 	}
@@ -78,6 +76,9 @@ func describe(w io.Writer, cfg *config.Config) error {
 	p.line("flows      %d", cfg.Limits.Flows)
 	p.line("memory     %s of credit, at least %s per flow, beside the cache's %s", config.FormatSize(cfg.Limits.MemoryBytes), config.FormatSize(config.FlowFloorBytes), config.FormatSize(cfg.Cache.MemoryBytes))
 	p.line("hold       %s after a lost link", cfg.Limits.Hold)
+	if err := rules(p, cfg); err != nil {
+		return err
+	}
 	return p.err
 }
 
@@ -189,4 +190,17 @@ func (p *printer) line(format string, args ...any) {
 }
 
 // rules prints the packet filter rules and routes a transparent gateway would install.
-func rules(_ *printer, _ *config.Config) error { return nil }
+func rules(p *printer, cfg *config.Config) error {
+	if cfg.Intercept == nil {
+		return nil
+	}
+	text, err := intercept.Plan(interceptConfig(cfg))
+	if err != nil {
+		return err
+	}
+	p.section("rules installed while the gateway runs")
+	for line := range strings.Lines(text) {
+		p.line("  %s", strings.TrimRight(line, "\n"))
+	}
+	return nil
+}

@@ -104,6 +104,11 @@ func TestCheck(t *testing.T) {
 		}
 	}
 
+	file = configFile(t, "[intercept]\ninterfaces = [\"lan0\"]\nsubnets = [\"10.1.0.0/16\"]\n")
+	if code, stdout, stderr = wanpair(t, "", "check", "-c", file); code != 0 || !strings.Contains(stdout, "table inet wanpair {") {
+		t.Errorf("check of a transparent gateway: %d, no rules in\n%s%s", code, stdout, stderr)
+	}
+
 	file = configFile(t, "[stats]\nlisten = \"0.0.0.0:9460\"\nlissten = 1\n")
 	code, stdout, stderr = wanpair(t, "", "check", "-c", file)
 	want := file + ":5: stats.listen: 0.0.0.0:9460 is open to others than this machine; add stats.allow or stats.token, or listen on 127.0.0.1\n" +
