@@ -12,7 +12,7 @@ VULN     := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 FUZZTIME ?= 30s
 
-.PHONY: help build demo test test-short lint vuln generate fuzz soak clean
+.PHONY: help build demo test test-short lint vuln generate fuzz soak package clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -44,5 +44,8 @@ fuzz: ## every fuzz target for FUZZTIME each
 soak: build ## hours of mixed traffic with faults; stops at the first wrong byte
 	bin/wanbench chaos
 
+package: build ## dist/*.deb and dist/*.rpm
+	deploy/package/build bin/wanpair dist
+
 clean: ## remove what the targets above made
-	rm -rf bin
+	rm -rf bin dist
