@@ -12,8 +12,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -66,7 +66,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		cfg.MaxBytes = defaultBytes
 	}
 	if cfg.Tree == "" {
-		cfg.Tree = filepath.Join(runtime.GOROOT(), "src")
+		out, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
+		if err != nil {
+			return fmt.Errorf("no source tree to send: ask the Go installation for its own: %w; name one with --tree", err)
+		}
+		cfg.Tree = filepath.Join(strings.TrimSpace(string(out)), "src")
 	}
 	if _, err := lab.Sweep(); err != nil {
 		fmt.Fprintln(cfg.Out, "leftovers of an earlier run could not be removed:", err)
