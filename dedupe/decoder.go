@@ -1,0 +1,368 @@
+package dedupe
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"github.com/cespare/xxhash/v2"
+
+	"wanpair/dedupe/anchor"
+	"wanpair/dedupe/history"
+	"wanpair/dedupe/token"
+)
+
+// sparseLiteral is the length from which literals sent raw get sparser anchors: zstd found nothing in them, so little will be found later.
+const sparseLiteral = 4096
+
+// Decoder turns the frames of one direction of one flow back into its bytes. One goroutine calls Decode.
+type Decoder struct {
+	c    *Codec
+	sess *session
+	flow uint64
+	id   uint64 // names the decoder in the blocks it fills
+	gone atomic.Bool
+
+	cursor    token.Cursor
+	digest    xxhash.Digest
+	total     uint64
+	tail      [anchor.Window]byte
+	tailLen   int
+	tailKept  int
+	ended     bool
+	failed    bool
+	lastBlock *history.Block
+}
+
+// NewDecoder returns the decoder of a flow's receiving direction, in the running session.
+func (c *Codec) NewDecoder(flow uint64) *Decoder {
+	d := &Decoder{c: c, sess: c.sess.Load(), flow: flow}
+	d.digest.Reset()
+	c.flows.Lock()
+	defer c.flows.Unlock()
+	c.flows.ids++
+	d.id = c.flows.ids
+	return d
+}
+
+// Close ends the decoder. The blocks it filled stay open until the peer hands them on or seals them.
+func (d *Decoder) Close() { d.gone.Store(true) }
+
+// Decode appends the raw bytes of one frame to dst, rawLen of them, verified. end says that the frame was the direction's last and that
+// length and hash of the whole direction agree. The error is ErrGrammar, ErrChecksum, a *MissError, ErrSession or ErrClosed; dst is then
+// not to be used, nothing was stored, and every later call fails too.
+func (d *Decoder) Decode(dst, payload []byte, rawLen int) (out []byte, end bool, err error) {
+	c := d.c
+	c.life.RLock()
+	defer c.life.RUnlock()
+	switch s := c.sess.Load(); {
+	case c.closed || d.gone.Load() || d.ended || d.failed:
+		return nil, false, ErrClosed
+	case s == nil || s != d.sess:
+		return nil, false, ErrSession
+	}
+	sc := c.borrow()
+	defer c.giveBack(sc)
+	out, err = d.decode(dst, payload, rawLen, sc)
+	if err != nil {
+		d.failed = true
+		c.stats.failed.Add(1)
+		return nil, false, err
+	}
+	return out, d.ended, nil
+}
+
+func (d *Decoder) decode(dst, payload []byte, rawLen int, sc *scratch) ([]byte, error) {
+	f := &sc.frame
+	if err := f.Parse(payload); err != nil {
+		return nil, err
+	}
+	if f.RawBytes != rawLen {
+		return nil, fmt.Errorf("%w: frame of %d raw bytes where %d were announced", ErrGrammar, f.RawBytes, rawLen)
+	}
+	tokens, lits, err := d.unpack(f, sc)
+	if err != nil {
+		return nil, err
+	}
+	n := len(dst)
+	out, err := d.resolve(slices.Grow(dst, rawLen), tokens, lits, sc)
+	if err != nil {
+		return nil, err
+	}
+	raw := out[n:]
+	if xxhash.Sum64(raw) != f.Checksum {
+		return nil, d.blame(sc)
+	}
+	d.total += uint64(len(raw))
+	_, _ = d.digest.Write(raw) // never fails
+	if f.End {
+		if f.TotalBytes != d.total || f.TotalHash != d.digest.Sum64() {
+			return nil, fmt.Errorf("%w: whole direction", ErrChecksum)
+		}
+		d.ended = true
+	}
+	d.store(raw, sc)
+	d.c.stats.rawOut.Add(int64(len(raw)))
+	return out, nil
+}
+
+// unpack returns a frame's tokens and literals.
+func (d *Decoder) unpack(f *token.Frame, sc *scratch) (tokens, lits []byte, err error) {
+	tokens, lits = f.Tokens, f.Literal
+	if f.TokensZstd {
+		sc.packed = slices.Grow(sc.packed[:0], f.TokenRawBytes)
+		if tokens, err = d.c.pool.Decode(sc.packed, f.Tokens, f.TokenRawBytes); err != nil {
+			return nil, nil, fmt.Errorf("%w: tokens: %w", ErrGrammar, err)
+		}
+	}
+	switch f.Literals {
+	case token.Raw:
+	case token.Zstd:
+		sc.coded = slices.Grow(sc.coded[:0], f.LiteralRawBytes)
+		if lits, err = d.c.pool.Decode(sc.coded, f.Literal, f.LiteralRawBytes); err != nil {
+			return nil, nil, fmt.Errorf("%w: literals: %w", ErrGrammar, err)
+		}
+	default:
+		return nil, nil, fmt.Errorf("%w: a streaming context was never granted", ErrGrammar)
+	}
+	return tokens, lits, nil
+}
+
+// resolve appends the raw bytes that tokens and literals stand for and notes the copies in sc.matcher.spans.
+func (d *Decoder) resolve(out, tokens, lits []byte, sc *scratch) ([]byte, error) {
+	f := &sc.frame
+	spans := sc.matcher.spans[:0]
+	base, left := len(out), f.RawBytes
+	sc.matcher.view.reset(d.c, 0)
+	var missing []history.Key
+	for i := range f.Copies {
+		t, rest, err := d.cursor.Next(tokens)
+		if err != nil {
+			return nil, err
+		}
+		tokens = rest
+		if t.Literal > len(lits) || t.Literal+t.Length > left {
+			return nil, fmt.Errorf("%w: token beyond the frame's end", ErrGrammar)
+		}
+		out = append(out, lits[:t.Literal]...)
+		lits = lits[t.Literal:]
+		left -= t.Literal + t.Length
+		s := span{src: len(out) - base, n: t.Length, log: 1 - t.Log, pos: t.Position}
+		s.again = f.Again == token.AgainAll || f.Again == token.AgainBitmap && f.Bitmap[i/8]>>(i%8)&1 != 0
+		spans = append(spans, s)
+		var lack history.Key
+		var ok bool
+		if out, lack, ok = sc.matcher.view.appendCopy(out, s.log, s.pos, s.n); !ok && !slices.Contains(missing, lack) {
+			missing = append(missing, lack)
+		}
+	}
+	sc.matcher.spans = spans
+	switch {
+	case len(tokens) != 0:
+		return nil, fmt.Errorf("%w: tokens left over", ErrGrammar)
+	case len(lits) != left:
+		return nil, fmt.Errorf("%w: trailing literals of %d bytes where %d are wanted", ErrGrammar, len(lits), left)
+	case len(missing) > 0:
+		return nil, d.miss(missing)
+	}
+	d.cursor.Trail(len(lits))
+	return append(out, lits...), nil
+}
+
+// appendCopy appends n bytes of a log from pos on. What is missing it names, and appends as many zeros.
+func (v *view) appendCopy(out []byte, log uint8, pos uint64, n int) ([]byte, history.Key, bool) {
+	for n > 0 {
+		s := v.resolve(log, pos>>history.BlockShift)
+		off := int(pos % history.BlockBytes)
+		if off >= len(s.data) {
+			return append(out, make([]byte, n)...), s.key, false
+		}
+		k := min(n, len(s.data)-off)
+		out = append(out, s.data[off:off+k]...)
+		pos += uint64(k)
+		n -= k
+		if n > 0 && pos%history.BlockBytes != 0 {
+			return append(out, make([]byte, n)...), s.key, false
+		}
+	}
+	return out, history.Key{}, true
+}
+
+// resolve returns the slot of a block with all bytes that this side has of it: the sender answers for what it may refer to.
+func (v *view) resolve(log uint8, number uint64) *slot {
+	s := &v.slots[(number*2+uint64(log))%16]
+	if s.full && s.key == (history.Key{Log: log, Number: number}) {
+		return s
+	}
+	*s = slot{key: history.Key{Log: log, Number: number}, full: true}
+	if b := v.c.store.Get(s.key); b != nil {
+		s.data, s.block = b.Bytes(), b
+	}
+	return s
+}
+
+// miss strikes blocks that a frame refers to and that are not held.
+func (d *Decoder) miss(keys []history.Key) error {
+	for log := range uint8(2) {
+		var blocks []uint64
+		for _, k := range keys {
+			if k.Log == log {
+				blocks = append(blocks, k.Number)
+			}
+		}
+		d.c.strike(log, blocks)
+	}
+	d.c.stats.misses.Add(1)
+	return &MissError{Blocks: len(keys)}
+}
+
+// blame strikes all blocks that a frame with a wrong checksum refers to. Without any the frame itself is wrong.
+func (d *Decoder) blame(sc *scratch) error {
+	var keys []history.Key
+	for _, s := range sc.matcher.spans {
+		for b := s.pos >> history.BlockShift; b <= (s.pos+uint64(s.n)-1)>>history.BlockShift; b++ {
+			if k := (history.Key{Log: s.log, Number: b}); !slices.Contains(keys, k) {
+				keys = append(keys, k)
+			}
+		}
+	}
+	if len(keys) == 0 {
+		return ErrChecksum
+	}
+	return errors.Join(ErrChecksum, d.miss(keys))
+}
+
+// store appends what the frame says to store to our copy of the peer's log.
+func (d *Decoder) store(raw []byte, sc *scratch) {
+	f, c := &sc.frame, d.c
+	kept := d.tailKept
+	d.tailKept = 0
+	defer d.keepTail(raw)
+	if len(f.Stores) == 0 {
+		return
+	}
+	stretches, total := stored(sc.matcher.spans, len(raw), sc.stretches[:0])
+	sc.stretches = stretches
+	sum := 0
+	pieces := sc.pieces[:0]
+	for _, s := range f.Stores {
+		pieces = append(pieces, d.place(s))
+		sum += s.Length
+	}
+	sc.pieces = pieces
+	if sum != total {
+		return // a peer that cannot count stores nothing; its next entries will not begin at the fill
+	}
+	if kept > 0 && (pieces[0].block == nil || pieces[0].at < kept) {
+		kept = 0
+	}
+	fill(raw, stretches, pieces)
+	l := &c.logs[peer]
+	for _, p := range pieces {
+		if p.block != nil {
+			l.ledger.SetBoth(p.block.Number, p.at+p.n)
+		}
+	}
+	d.scan(raw, sc)
+	c.indexStored(peer, stretches, pieces, sc.matcher.anchor, kept, sc)
+	d.lastBlock = link(d.lastBlock, pieces)
+	c.stats.storedIn.Add(int64(total))
+	if last := stretches[len(stretches)-1]; last.to == len(raw) {
+		d.tailKept = min(last.to-last.from, anchor.Window)
+	}
+	for _, p := range pieces {
+		if p.block != nil && p.at+p.n == history.BlockBytes {
+			c.receiver.forget(p.block.Number)
+			c.store.Seal(p.block, history.BlockBytes)
+			c.makeRoom()
+		}
+	}
+}
+
+// stored lists the stretches of a decoded frame that are stored, and their length.
+func stored(spans []span, n int, out []stretch) ([]stretch, int) {
+	from, total := 0, 0
+	for _, s := range spans {
+		if s.again {
+			continue
+		}
+		if s.src > from {
+			out = append(out, stretch{from, s.src})
+			total += s.src - from
+		}
+		from = s.src + s.n
+	}
+	if n > from {
+		out = append(out, stretch{from, n})
+		total += n - from
+	}
+	return out, total
+}
+
+// place finds the block of a store entry. An entry that does not fit what we hold strikes the block, and the others still count; so does one
+// for which there is no room.
+func (d *Decoder) place(s token.Store) piece {
+	c := d.c
+	number, at := s.Position>>history.BlockShift, int(s.Position%history.BlockBytes)
+	l := &c.logs[peer]
+	none := piece{nil, at, s.Length}
+	if l.ledger.Struck(number) {
+		return none
+	}
+	b := c.receiving(number, at)
+	if b == nil || !c.mayStore() || b.Len() != at && !b.Sealed() {
+		c.strike(peer, []uint64{number})
+		return none
+	}
+	if b.Sealed() {
+		return none // its flow was aborted: the frame was under way
+	}
+	b.Writer.Store(d.id)
+	return piece{b, at, s.Length}
+}
+
+// scan finds the anchors in a decoded frame's literals, as the encoder found those in what it could not match.
+func (d *Decoder) scan(raw []byte, sc *scratch) {
+	m := &sc.matcher
+	density := d.c.plan.Density
+	if sc.frame.Literals == token.Raw && sc.frame.LiteralRawBytes >= sparseLiteral {
+		density = min(density+sparser, anchor.MaxDensity)
+	}
+	m.in, m.mask = raw, anchor.Mask(density)
+	m.anchor = m.anchor[:0]
+	m.seamed = copy(m.seam[:anchor.Window], d.tail[anchor.Window-d.tailLen:])
+	copy(m.seam[m.seamed:], raw[:min(len(raw), anchor.Window)])
+	at := 0
+	for _, s := range m.spans {
+		m.scan(at, s.src)
+		at = s.src + s.n
+	}
+	m.scan(at, len(raw))
+}
+
+// scan notes the anchors that end in (from, to] of the input.
+func (m *matcher) scan(from, to int) {
+	if to <= from {
+		return
+	}
+	h := m.roll(from)
+	for i := from; i < to; {
+		k, hash, ok := anchor.Scan(h, m.mask, m.in[i:to])
+		i, h = i+k, hash
+		if !ok {
+			return
+		}
+		if w := m.window(i); w != nil {
+			m.anchor = append(m.anchor, found{anchor.Fingerprint(w), i})
+		}
+	}
+}
+
+// keepTail remembers the last bytes of a frame, so that anchors over the seam are seen.
+func (d *Decoder) keepTail(raw []byte) {
+	n := min(len(raw), anchor.Window)
+	copy(d.tail[:], d.tail[n:])
+	copy(d.tail[anchor.Window-n:], raw[len(raw)-n:])
+	d.tailLen = min(anchor.Window, d.tailLen+n)
+}

@@ -1,0 +1,315 @@
+package dedupe
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cespare/xxhash/v2"
+
+	"wanpair/dedupe/anchor"
+	"wanpair/dedupe/history"
+	"wanpair/dedupe/literal"
+	"wanpair/dedupe/token"
+)
+
+// MaxFrameBytes is the most raw bytes of a frame.
+const MaxFrameBytes = token.MaxRawBytes
+
+const (
+	// longRun: a copy is stored again while the run it belongs to, counted over frames, is shorter than this. So the log stays contiguous where an
+	// edited copy of something is sent, and does not grow where a repeat is.
+	longRun = 64 << 10
+	// tryZstdEvery: of an incompressible flow only each 16th frame's literals are given to zstd, to see whether it still is one.
+	tryZstdEvery = 16
+	// sparser is how many halvings fewer anchors an incompressible flow gets.
+	sparser = 3
+	// minZstd is the shortest piece given to zstd: its frame costs 9 bytes.
+	minZstd = 32
+)
+
+// pending is a store entry of a frame that is not acknowledged: the block holds end bytes when it is.
+type pending struct {
+	number uint64
+	block  uint64
+	end    int
+}
+
+// Encoder turns one direction of one flow into frames. Encode is called by one goroutine; Acked and Close by any.
+type Encoder struct {
+	c    *Codec
+	sess *session
+	flow uint64
+	id   uint64 // names the encoder in blocks; never 0
+
+	busy  atomic.Bool // Encode is at work, or the block is being taken away
+	gone  atomic.Bool // closed
+	sent  atomic.Uint64
+	acked atomic.Uint64
+
+	// Owned by Encode.
+	cursor    token.Cursor
+	cipher    cipher
+	digest    xxhash.Digest
+	total     uint64
+	tail      [anchor.Window]byte // the last bytes of the frame before, at the end
+	tailLen   int
+	tailKept  int     // of them, the bytes stored last in block
+	run       int     // length of the run of copies that the frame before ended with
+	frames    uint32  // since the flow became incompressible
+	litIn     float32 // literals and their coded size, fading
+	litOut    float32
+	coverage  float32 // matched part of the raw bytes, fading
+	matched   bool    // a copy was emitted
+	ended     bool
+	lastBlock *history.Block // for the hint where the flow goes on
+
+	mu      sync.Mutex
+	block   *history.Block // being filled
+	pending []pending
+	closing bool // closed cleanly, waits for acknowledgements
+}
+
+// NewEncoder returns the encoder of a flow's sending direction, in the running session.
+func (c *Codec) NewEncoder(flow uint64) *Encoder {
+	e := &Encoder{c: c, sess: c.sess.Load(), flow: flow}
+	e.digest.Reset()
+	// A cold flow's literals are assumed to shrink to a third, as text does.
+	e.litIn, e.litOut = 300000, 100000
+	c.flows.Lock()
+	defer c.flows.Unlock()
+	c.flows.ids++
+	e.id = c.flows.ids
+	c.flows.encoders[e] = struct{}{}
+	return e
+}
+
+// literalRatio is the present zstd ratio of the flow's literals.
+func (e *Encoder) literalRatio() float32 { return e.litIn / max(e.litOut, 1) }
+
+// incompressible tells whether neither zstd nor the history gains anything on this flow.
+func (e *Encoder) incompressible() bool {
+	return e.litIn < 1.03*e.litOut && e.coverage < 0.05
+}
+
+// Encode appends one codec frame for src, at most MaxFrameBytes, to dst. number is the number under which the frame will be acknowledged;
+// end says that it is the direction's last. The frame must then be sent exactly once and in order, or the flow aborted.
+func (e *Encoder) Encode(dst, src []byte, number uint64, end bool) ([]byte, error) {
+	if len(src) > MaxFrameBytes {
+		return nil, fmt.Errorf("frame of %d bytes: at most %d", len(src), MaxFrameBytes)
+	}
+	c := e.c
+	c.life.RLock()
+	defer c.life.RUnlock()
+	switch s := c.sess.Load(); {
+	case c.closed || e.gone.Load() || e.ended:
+		return nil, ErrClosed
+	case s == nil || s != e.sess:
+		return nil, ErrSession
+	}
+	for !e.busy.CompareAndSwap(false, true) {
+		// The block is being looked at by another flow that wants one; that takes nanoseconds.
+	}
+	defer e.busy.Store(false)
+	sc := c.borrow()
+	defer c.giveBack(sc)
+
+	e.total += uint64(len(src))
+	_, _ = e.digest.Write(src) // never fails
+	h := token.Header{RawBytes: len(src), Checksum: xxhash.Sum64(src), End: end}
+	if end {
+		h.TotalBytes, h.TotalHash = e.total, e.digest.Sum64()
+		e.ended = true
+	}
+	dst = e.encode(dst, src, &h, sc, number)
+	e.sent.Store(number + 1)
+	c.stats.rawIn.Add(int64(len(src)))
+	return dst, nil
+}
+
+// encode finds the copies, stores and appends the frame.
+func (e *Encoder) encode(dst, src []byte, h *token.Header, sc *scratch, number uint64) []byte {
+	c, m := e.c, &sc.matcher
+	if e.cipher.feed(src) {
+		c.stats.cipher.Add(int64(len(src)))
+		m.plain(e, src)
+		return e.finish(dst, h, sc, true)
+	}
+	ready := e.sess.ready.Load()
+	incompressible := e.incompressible()
+	density := c.plan.Density
+	if incompressible {
+		density = min(density+sparser, anchor.MaxDensity)
+		e.frames++
+	}
+	if ready {
+		m.view.reset(c, e.id)
+		m.run(e, src, anchor.Mask(density), max(minMatch, int(matchPerRatio*e.literalRatio())))
+		e.store(src, h, sc, number)
+	} else {
+		m.plain(e, src)
+	}
+	e.keepTail(src)
+	if n := len(src); n > 0 {
+		e.coverage = 0.8*e.coverage + 0.2*(1-float32(len(m.lits))/float32(n))
+	}
+	return e.finish(dst, h, sc, incompressible && e.frames%tryZstdEvery != 0)
+}
+
+// plain makes all of src literals.
+func (m *matcher) plain(e *Encoder, src []byte) {
+	m.anchor, m.spans, m.tokens = m.anchor[:0], m.spans[:0], m.tokens[:0]
+	m.lits = append(m.lits[:0], src...)
+	e.cursor.Trail(len(src))
+	e.tailLen, e.tailKept, e.run = 0, 0, 0
+}
+
+// finish codes tokens and literals and appends the frame.
+func (e *Encoder) finish(dst []byte, h *token.Header, sc *scratch, raw bool) []byte {
+	c, m := e.c, &sc.matcher
+	h.Copies = len(m.spans)
+	h.TokenRawBytes = len(m.tokens)
+	tokens := m.tokens
+	if len(tokens) > 2*minZstd {
+		if z, ok := c.pool.Append(sc.packed[:0], tokens, literal.Fastest); ok {
+			sc.packed = z
+			tokens, h.TokensZstd = z, true
+		}
+	}
+	h.TokenBytes = len(tokens)
+	h.LiteralRawBytes = len(m.lits)
+	lits := m.lits
+	if !raw && len(lits) >= minZstd {
+		if z, ok := c.pool.Append(sc.coded[:0], lits, c.effort()); ok {
+			sc.coded = z
+			lits, h.Literals = z, token.Zstd
+		}
+		e.litIn = 0.95*e.litIn + float32(len(m.lits))
+		e.litOut = 0.95*e.litOut + float32(len(lits))
+	}
+	h.LiteralBytes = len(lits)
+	dst = token.AppendHeader(dst, h)
+	dst = append(dst, tokens...)
+	if h.Again == token.AgainBitmap {
+		dst = appendBitmap(dst, m.spans)
+	}
+	c.stats.literal.Add(int64(len(m.lits)))
+	c.stats.literalOut.Add(int64(len(lits)))
+	c.stats.matched.Add(int64(h.RawBytes - len(m.lits)))
+	c.stats.copies.Add(int64(len(m.spans)))
+	return append(dst, lits...)
+}
+
+// appendBitmap appends a bit per copy: stored again or not.
+func appendBitmap(dst []byte, spans []span) []byte {
+	n := len(dst)
+	dst = append(dst, make([]byte, (len(spans)+7)/8)...)
+	for i, s := range spans {
+		if s.again {
+			dst[n+i/8] |= 1 << (i % 8)
+		}
+	}
+	return dst
+}
+
+// keepTail remembers the last bytes of a frame, so that anchors over the seam are seen.
+func (e *Encoder) keepTail(src []byte) {
+	n := min(len(src), anchor.Window)
+	copy(e.tail[:], e.tail[n:])
+	copy(e.tail[anchor.Window-n:], src[len(src)-n:])
+	e.tailLen = min(anchor.Window, e.tailLen+n)
+}
+
+// Acked notes that all frames below next are acknowledged: what they stored may be referenced by every flow.
+func (e *Encoder) Acked(next uint64) {
+	raise(&e.acked, next)
+	e.mu.Lock()
+	i := 0
+	for ; i < len(e.pending) && e.pending[i].number < next; i++ {
+		p := e.pending[i]
+		e.c.logs[own].ledger.RaiseTheirs(p.block, p.end)
+	}
+	e.pending = e.pending[i:]
+	if len(e.pending) == 0 {
+		e.pending = nil
+	}
+	done := e.closing && e.acked.Load() >= e.sent.Load()
+	e.mu.Unlock()
+	if done {
+		e.release()
+	}
+	if e.c.moving() {
+		e.c.pushEviction()
+	}
+}
+
+// lose takes the block away; see steal.
+func (e *Encoder) lose(b *history.Block) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.block == b {
+		e.block = nil
+		e.tailKept = 0
+	}
+}
+
+// Close ends the encoder. clean says that the direction ended with END: then the rest of its block goes to another flow as soon as all is
+// acknowledged. Otherwise the block is sealed at what is acknowledged, on both sides.
+func (e *Encoder) Close(clean bool) {
+	if clean && !e.gone.Load() {
+		e.mu.Lock()
+		e.closing = true
+		wait := e.acked.Load() < e.sent.Load()
+		e.mu.Unlock()
+		if wait {
+			return
+		}
+		e.release()
+		return
+	}
+	if e.gone.Swap(true) {
+		return
+	}
+	e.unregister()
+	e.mu.Lock()
+	open, unacked := e.block, e.pending
+	e.block, e.pending = nil, nil
+	e.mu.Unlock()
+	if e.c.sess.Load() == e.sess {
+		if open != nil {
+			e.c.sealOwn(open)
+		}
+		// Blocks that are full here may stand open at the peer, waiting for frames that will not come.
+		last := ^uint64(0)
+		for _, p := range unacked {
+			if p.block != last && (open == nil || p.block != open.Number) {
+				e.c.sayOwnSeal(p.block)
+			}
+			last = p.block
+		}
+	}
+	if e.c.moving() {
+		e.c.pushEviction()
+	}
+}
+
+// release ends a cleanly closed encoder and hands its block on.
+func (e *Encoder) release() {
+	if e.gone.Swap(true) {
+		return
+	}
+	e.unregister()
+	e.mu.Lock()
+	b := e.block
+	e.block = nil
+	e.mu.Unlock()
+	if b != nil && e.c.sess.Load() == e.sess {
+		e.c.handOn(b)
+	}
+}
+
+func (e *Encoder) unregister() {
+	e.c.flows.Lock()
+	delete(e.c.flows.encoders, e)
+	e.c.flows.Unlock()
+}

@@ -1,0 +1,108 @@
+// Package literal lends zstd encoders and decoders to whoever has bytes to code this moment.
+//
+// A zstd context costs far more memory than a flow may hold, so flows own none: they borrow one for the time of a frame. The package promises
+// that decoding never yields more than the caller's limit and never keeps a window above [WindowBytes], whatever the peer sends.
+package literal
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// WindowBytes is the largest window of an independent frame (protocol B4).
+const WindowBytes = 1 << 20
+
+// ErrCorrupt wraps what a zstd decoder found wrong.
+var ErrCorrupt = errors.New("corrupt zstd data")
+
+// Levels of effort, from the fastest to the smallest result.
+const (
+	Fastest = iota
+	Default
+	Better
+	Best
+	levels
+)
+
+// Pool owns the contexts. It is safe for concurrent use.
+type Pool struct {
+	encoders    [levels]atomic.Pointer[zstd.Encoder]
+	decoder     *zstd.Decoder
+	concurrency int
+}
+
+// NewPool returns a pool that runs at most concurrency encoders of a level and as many decoders at once.
+func NewPool(concurrency int) (*Pool, error) {
+	p := &Pool{concurrency: max(concurrency, 1)}
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(p.concurrency), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxWindow(WindowBytes), zstd.WithDecoderMaxMemory(WindowBytes), zstd.WithDecodeAllCapLimit(true))
+	if err != nil {
+		return nil, fmt.Errorf("zstd decoder: %w", err)
+	}
+	p.decoder = d
+	if _, err := p.encoder(Fastest); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// encoder returns the shared encoder of a level, made when it is first asked for.
+func (p *Pool) encoder(level int) (*zstd.Encoder, error) {
+	level = min(max(level, Fastest), Best)
+	if e := p.encoders[level].Load(); e != nil {
+		return e, nil
+	}
+	speed := [levels]zstd.EncoderLevel{zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression}[level]
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(speed), zstd.WithEncoderConcurrency(p.concurrency), zstd.WithEncoderCRC(false),
+		zstd.WithSingleSegment(true), zstd.WithWindowSize(WindowBytes))
+	if err != nil {
+		return nil, fmt.Errorf("zstd encoder: %w", err)
+	}
+	if !p.encoders[level].CompareAndSwap(nil, e) {
+		return p.encoders[level].Load(), nil
+	}
+	return e, nil
+}
+
+// Append appends src as one zstd frame to dst. ok is false, and dst as it was, when that is no shorter than src.
+func (p *Pool) Append(dst, src []byte, level int) (out []byte, ok bool) {
+	e, err := p.encoder(level)
+	if err != nil || len(src) == 0 {
+		return dst, false
+	}
+	n := len(dst)
+	out = e.EncodeAll(src, dst)
+	if len(out)-n >= len(src) {
+		return out[:n], false
+	}
+	return out, true
+}
+
+// Decode appends the content of a zstd frame to dst, which must have room for want bytes; it must be exactly that long.
+func (p *Pool) Decode(dst, src []byte, want int) ([]byte, error) {
+	n := len(dst)
+	if cap(dst)-n < want {
+		return nil, fmt.Errorf("%w: no room for %d bytes", ErrCorrupt, want)
+	}
+	out, err := p.decoder.DecodeAll(src, dst[:n:n+want])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if len(out)-n != want {
+		return nil, fmt.Errorf("%w: %d bytes where %d were stated", ErrCorrupt, len(out)-n, want)
+	}
+	return dst[:n+want], nil
+}
+
+// Close gives back the contexts' memory. Nothing may be coded any more.
+func (p *Pool) Close() {
+	p.decoder.Close()
+	for i := range p.encoders {
+		if e := p.encoders[i].Load(); e != nil {
+			_ = e.Close() // nothing is buffered
+		}
+	}
+}

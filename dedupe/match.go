@@ -1,0 +1,390 @@
+package dedupe
+
+import (
+	"encoding/binary"
+
+	"wanpair/dedupe/anchor"
+	"wanpair/dedupe/history"
+	"wanpair/dedupe/index"
+	"wanpair/dedupe/token"
+)
+
+// Constants of the match rules; docs/dedupe.md says what each was measured to be worth.
+const (
+	// minMatch is the shortest match taken from the index: the window that its fingerprint stands for.
+	minMatch = anchor.Window
+	// matchPerRatio: a match must be at least this many bytes long per unit of the ratio at which zstd codes the literals around it, or a token
+	// (about 5 bytes) costs more than the literals it saves.
+	matchPerRatio = 8
+	// minContinue is the shortest match taken where the match before would go on, at a frame's start or over a block's end: its token is 3 bytes.
+	minContinue = 16
+	// minDiagonal is the shortest match taken on the diagonal of the matches on both sides of a gap.
+	minDiagonal = 12
+	// minFine is the shortest match taken by the fine search in a gap between two near matches, fineRange the farthest they may lie apart.
+	minFine   = 10
+	fineRange = 4096
+	fineBits  = 14
+)
+
+// span is a copy as found: input [src, src+n) is the log's bytes from pos on.
+type span struct {
+	src, n int
+	log    uint8
+	goesOn bool // where the copy before it, without literals between, left off
+	again  bool // stored again
+	pos    uint64
+}
+
+// found is an anchor whose window ends at input offset end.
+type found struct {
+	fp  uint64
+	end int
+}
+
+// view reads history for one frame of one flow, within what may be referenced. The zero slots are empty; it is reset before each frame,
+// because what may be referenced changes between frames.
+type view struct {
+	c     *Codec
+	self  uint64 // the encoder whose own unacknowledged bytes count too
+	slots [16]slot
+}
+
+type slot struct {
+	key   history.Key
+	data  []byte
+	block *history.Block
+	full  bool // slot is in use
+}
+
+// reset empties the view.
+func (v *view) reset(c *Codec, self uint64) {
+	v.c, v.self = c, self
+	clear(v.slots[:])
+}
+
+// lookup returns the slot of a block.
+func (v *view) lookup(log uint8, number uint64) *slot {
+	s := &v.slots[(number*2+uint64(log))%16]
+	if s.full && s.key == (history.Key{Log: log, Number: number}) {
+		return s
+	}
+	*s = slot{key: history.Key{Log: log, Number: number}, full: true}
+	l := &v.c.logs[log]
+	if number < l.tail.Load()>>history.BlockShift {
+		return s
+	}
+	limit := l.ledger.Both(number)
+	if log == own {
+		if b := v.c.store.Hot(s.key); b != nil && v.self != 0 && b.Writer.Load() == v.self && !l.ledger.Struck(number) {
+			limit = b.Len()
+		}
+	}
+	if limit == 0 {
+		return s
+	}
+	b := v.c.store.Get(s.key)
+	if b == nil {
+		v.c.lost(s.key)
+		return s
+	}
+	data := b.Bytes()
+	s.data, s.block = data[:min(limit, len(data))], b
+	return s
+}
+
+// forward returns how far in agrees with a log from pos on.
+func (v *view) forward(in []byte, log uint8, pos uint64) int {
+	n := 0
+	for n < len(in) {
+		s := v.lookup(log, pos>>history.BlockShift)
+		off := int(pos % history.BlockBytes)
+		if off >= len(s.data) {
+			break
+		}
+		k := anchor.Forward(in[n:], s.data[off:])
+		n += k
+		pos += uint64(k)
+		if pos%history.BlockBytes != 0 || k == 0 {
+			break
+		}
+	}
+	return n
+}
+
+// backward returns how far the end of in agrees with the bytes of a log before pos.
+func (v *view) backward(in []byte, log uint8, pos uint64) int {
+	n := 0
+	for n < len(in) && pos > 0 {
+		s := v.lookup(log, (pos-1)>>history.BlockShift)
+		off := int((pos-1)%history.BlockBytes) + 1
+		if off > len(s.data) {
+			break
+		}
+		k := anchor.Backward(in[:len(in)-n], s.data[:off])
+		n += k
+		pos -= uint64(k)
+		if pos%history.BlockBytes != 0 || k == 0 {
+			break
+		}
+	}
+	return n
+}
+
+// read returns up to n bytes of a log from pos on; over a block's end they are joined in buf.
+func (v *view) read(log uint8, pos uint64, n int, buf []byte) (out, scratch []byte) {
+	s := v.lookup(log, pos>>history.BlockShift)
+	off := int(pos % history.BlockBytes)
+	if off >= len(s.data) {
+		return nil, buf
+	}
+	if off+n <= len(s.data) {
+		return s.data[off : off+n], buf
+	}
+	buf = append(buf[:0], s.data[off:]...)
+	for len(buf) < n && (pos+uint64(len(buf)))%history.BlockBytes == 0 {
+		s = v.lookup(log, (pos+uint64(len(buf)))>>history.BlockShift)
+		k := min(n-len(buf), len(s.data))
+		if k == 0 {
+			break
+		}
+		buf = append(buf, s.data[:k]...)
+	}
+	return buf, buf
+}
+
+// follow returns where the flow that filled the block before pos goes on, when pos is the end of that block's bytes and it goes on elsewhere.
+func (v *view) follow(log uint8, pos uint64) (uint64, bool) {
+	if pos == 0 {
+		return 0, false
+	}
+	s := v.lookup(log, (pos-1)>>history.BlockShift)
+	if s.block == nil || int((pos-1)%history.BlockBytes)+1 != len(s.data) {
+		return 0, false
+	}
+	next, ok := s.block.Next()
+	return next, ok && next != pos
+}
+
+// matcher finds the copies of one frame. It lives in the scratch memory that a frame borrows; what a flow keeps between frames comes from
+// its Encoder.
+type matcher struct {
+	e      *Encoder
+	view   view
+	in     []byte
+	mask   uint32
+	anchor []found // anchors met in what was not matched
+	spans  []span
+	lits   []byte
+	tokens []byte
+	fine   []int32 // positions + 1 of the fine search, by hash
+	join   [2][]byte
+	seam   [2 * anchor.Window]byte // the end of the frame before and the start of this one
+	seamed int                     // bytes of the frame before in seam
+}
+
+// run finds the copies of in. Afterwards tokens, spans and lits describe it whole, and lits ends with the trailing literals.
+func (m *matcher) run(e *Encoder, in []byte, mask uint32, minLen int) {
+	m.e, m.in, m.mask = e, in, mask
+	m.anchor, m.spans, m.lits, m.tokens = m.anchor[:0], m.spans[:0], m.lits[:0], m.tokens[:0]
+	m.seamed = copy(m.seam[:anchor.Window], e.tail[anchor.Window-e.tailLen:])
+	copy(m.seam[m.seamed:], in[:min(len(in), anchor.Window)])
+	h := anchor.Roll(0, m.seam[:m.seamed])
+
+	lit := m.resume()
+	i := lit
+	if i > 0 {
+		h = m.roll(i)
+	}
+	for i < len(in) {
+		k, hash, ok := anchor.Scan(h, mask, in[i:])
+		i, h = i+k, hash
+		if !ok {
+			break
+		}
+		window := m.window(i)
+		if window == nil {
+			continue
+		}
+		fp := anchor.Fingerprint(window)
+		best := m.probe(fp, lit, i)
+		need := minLen
+		if best.n >= minMatch && best.log == e.cursor.Log() && best.pos == e.cursor.Expected()+uint64(best.src-lit) {
+			need = max(minMatch, minLen/3)
+		}
+		if best.n < need {
+			m.anchor = append(m.anchor, found{fp, i})
+			continue
+		}
+		lit = m.bridge(lit, best)
+		m.emit(lit, best)
+		i = best.src + best.n
+		i = m.chase(i)
+		lit = i
+		h = m.roll(i)
+	}
+	m.lits = append(m.lits, in[lit:]...)
+	e.cursor.Trail(len(in) - lit)
+}
+
+// window returns the bytes before offset i that a fingerprint covers, reaching into the frame before; nil when there are too few.
+func (m *matcher) window(i int) []byte {
+	if i >= anchor.Window {
+		return m.in[i-anchor.Window : i]
+	}
+	end := m.seamed + i
+	if end < anchor.Window {
+		return nil
+	}
+	return m.seam[end-anchor.Window : end]
+}
+
+// roll returns the rolling hash at offset i.
+func (m *matcher) roll(i int) uint32 {
+	if i >= anchor.Window {
+		return anchor.Roll(0, m.in[i-anchor.Window:i])
+	}
+	return anchor.Roll(0, m.seam[:m.seamed+i])
+}
+
+// resume tries to go on with the last match of the frame before and returns how far that carries.
+func (m *matcher) resume() int {
+	e := m.e
+	if !e.matched || len(m.in) < minContinue/2 {
+		return 0
+	}
+	pos, log := e.cursor.Expected(), e.cursor.Log()
+	n := m.view.forward(m.in, log, pos)
+	if n < minContinue && n < len(m.in) {
+		next, ok := m.view.follow(log, pos)
+		if !ok {
+			return 0
+		}
+		if n, pos = m.view.forward(m.in, log, next), next; n < minContinue && n < len(m.in) {
+			return 0
+		}
+	}
+	m.emit(0, span{src: 0, n: n, log: log, pos: pos, goesOn: true})
+	return m.chase(n)
+}
+
+// chase goes on, from input offset i where a match ended, with the block in which the matched flow went on, as long as that matches.
+func (m *matcher) chase(i int) int {
+	for i < len(m.in) {
+		log, pos := m.e.cursor.Log(), m.e.cursor.Expected()
+		next, ok := m.view.follow(log, pos)
+		if !ok {
+			break
+		}
+		n := m.view.forward(m.in[i:], log, next)
+		if n < minContinue {
+			break
+		}
+		m.emit(i, span{src: i, n: n, log: log, pos: next, goesOn: true})
+		i += n
+	}
+	return i
+}
+
+// probe looks a fingerprint up and returns the longest match through offset i that begins at lit or later.
+func (m *matcher) probe(fp uint64, lit, i int) (best span) {
+	var hits [index.Bucket]index.Hit
+	n := m.view.c.index.Lookup(fp, &hits)
+	for _, h := range hits[:n] {
+		b := m.view.backward(m.in[lit:i], h.Log, h.Position)
+		if b < min(anchor.Window, i-lit) {
+			continue // other bytes of the same name, or not to be referenced
+		}
+		f := m.view.forward(m.in[i:], h.Log, h.Position)
+		pos := h.Position - uint64(b)
+		if b+f > best.n || b+f == best.n && h.Log == best.log && pos > best.pos {
+			best = span{src: i - b, n: b + f, log: h.Log, pos: pos}
+		}
+	}
+	return best
+}
+
+// emit appends the token of a copy whose literals begin at lit.
+func (m *matcher) emit(lit int, s span) {
+	m.tokens = m.e.cursor.Append(m.tokens, token.Copy{Literal: s.src - lit, Length: s.n, Log: s.log, Position: s.pos})
+	m.lits = append(m.lits, m.in[lit:s.src]...)
+	m.spans = append(m.spans, s)
+	m.e.matched = true
+}
+
+// bridge looks for what two matches have between them, now that the second is known, and returns where its literals begin.
+func (m *matcher) bridge(lit int, next span) int {
+	if len(m.spans) == 0 || next.src == lit {
+		return lit
+	}
+	last := &m.spans[len(m.spans)-1]
+	if last.log != next.log {
+		return lit
+	}
+	end := last.pos + uint64(last.n)
+	gap := next.src - lit
+	ahead := next.pos - end // wraps when the second match lies before the first
+	switch {
+	case ahead == uint64(gap):
+		return m.diagonal(lit, next, end)
+	case gap <= fineRange && ahead > 0 && ahead <= fineRange && ahead <= uint64(4*gap+256):
+		return m.fineSearch(lit, next, end)
+	}
+	return lit
+}
+
+// diagonal compares a gap byte by byte with the equally long gap in the log.
+func (m *matcher) diagonal(lit int, next span, end uint64) int {
+	var ref []byte
+	base := lit
+	ref, m.join[0] = m.view.read(next.log, end, next.src-lit, m.join[0])
+	stop := min(next.src, base+len(ref))
+	for i := lit; i+8 <= stop; {
+		j := i - base
+		if binary.LittleEndian.Uint64(m.in[i:]) == binary.LittleEndian.Uint64(ref[j:]) {
+			f := anchor.Forward(m.in[i:stop], ref[j:])
+			if f >= minDiagonal {
+				m.emit(lit, span{src: i, n: f, log: next.log, pos: end + uint64(j)})
+				lit = i + f
+			}
+			i += f
+		}
+		i++
+	}
+	return lit
+}
+
+// fineSearch looks for short matches of a gap in the short stretch of log between two matches.
+func (m *matcher) fineSearch(lit int, next span, end uint64) int {
+	if next.src-lit < minDiagonal {
+		return lit
+	}
+	var ref []byte
+	ref, m.join[0] = m.view.read(next.log, end, int(next.pos-end), m.join[0])
+	if m.fine == nil {
+		m.fine = make([]int32, 1<<fineBits)
+	}
+	clear(m.fine)
+	for i := 0; i+8 <= len(ref); i++ {
+		m.fine[fineHash(ref[i:])] = int32(i) + 1
+	}
+	need := max(minFine, int(3*m.e.literalRatio()))
+	for i := lit; i+8 <= next.src; {
+		if r := int(m.fine[fineHash(m.in[i:])]) - 1; r >= 0 {
+			b := anchor.Backward(m.in[lit:i], ref[:r])
+			f := anchor.Forward(m.in[i:next.src], ref[r:])
+			if b+f >= need {
+				m.emit(lit, span{src: i - b, n: b + f, log: next.log, pos: end + uint64(r-b)})
+				i += f
+				lit = i
+				continue
+			}
+		}
+		i++
+	}
+	return lit
+}
+
+// fineHash hashes the first six of eight bytes.
+func fineHash(b []byte) uint64 {
+	return binary.LittleEndian.Uint64(b) << 16 * 0x9e3779b97f4a7c15 >> (64 - fineBits)
+}

@@ -1,0 +1,162 @@
+package dedupe
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+)
+
+// side is a codec with the messages on their way to it.
+type side struct {
+	*Codec
+	cfg   Config
+	inbox [][]byte
+}
+
+// pair is two codecs joined by an in-memory message pipe.
+type pair struct {
+	t    testing.TB
+	a, b *side
+	flow uint64
+}
+
+// testConfig is a small cache, on disk when dir is not empty.
+func testConfig(dir string) Config {
+	return Config{Dir: dir, SizeBytes: 64 << 20, MemoryBytes: 64 << 20, Density: 8, Concurrency: 2}
+}
+
+// newPair opens both sides and lets them begin a session.
+func newPair(t testing.TB, a, b Config) *pair {
+	p := &pair{t: t, a: &side{cfg: a}, b: &side{cfg: b}}
+	p.open(p.a)
+	p.open(p.b)
+	t.Cleanup(func() { p.shut(p.a); p.shut(p.b) })
+	p.begin()
+	return p
+}
+
+func (p *pair) open(s *side) {
+	p.t.Helper()
+	c, err := Open(s.cfg)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	s.Codec = c
+	c.WaitRebuilt()
+}
+
+func (p *pair) shut(s *side) {
+	if err := s.Close(); err != nil {
+		p.t.Error(err)
+	}
+}
+
+// restart closes and opens a side and begins a new session.
+func (p *pair) restart(s *side) {
+	p.t.Helper()
+	p.shut(s)
+	p.open(s)
+	p.begin()
+}
+
+// begin starts a new session on both sides.
+func (p *pair) begin() {
+	p.t.Helper()
+	p.a.inbox, p.b.inbox = nil, nil
+	if err := p.a.Begin(func(m []byte) error { p.b.inbox = append(p.b.inbox, m); return nil }); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := p.b.Begin(func(m []byte) error { p.a.inbox = append(p.a.inbox, m); return nil }); err != nil {
+		p.t.Fatal(err)
+	}
+	p.pump()
+}
+
+// pump delivers messages until none are left.
+func (p *pair) pump() {
+	p.t.Helper()
+	for len(p.a.inbox)+len(p.b.inbox) > 0 {
+		for _, s := range []*side{p.a, p.b} {
+			if len(s.inbox) > 0 {
+				m := s.inbox[0]
+				s.inbox = s.inbox[1:]
+				if err := s.HandleMessage(m); err != nil {
+					p.t.Fatal(err)
+				}
+			}
+		}
+	}
+}
+
+// send moves data as one flow in frames of a size and returns the bytes on the wire. Every frame is acknowledged when it was decoded.
+func (p *pair) send(from, to *side, data []byte, frame int) (wire int) {
+	p.t.Helper()
+	wire, err := p.try(from, to, data, frame)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return wire
+}
+
+func (p *pair) try(from, to *side, data []byte, frame int) (wire int, err error) {
+	p.t.Helper()
+	p.flow++
+	e, d := from.NewEncoder(p.flow), to.NewDecoder(p.flow)
+	defer d.Close()
+	for n := uint64(0); ; n++ {
+		part := data[:min(frame, len(data))]
+		data = data[len(part):]
+		f, err := e.Encode(nil, part, n, len(data) == 0)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		wire += len(f)
+		out, end, err := d.Decode(nil, f, len(part))
+		if err != nil {
+			e.Close(false)
+			p.pump()
+			return wire, err
+		}
+		if !bytes.Equal(out, part) {
+			p.t.Fatalf("frame %d came out wrong", n)
+		}
+		e.Acked(n + 1)
+		p.pump()
+		if end != (len(data) == 0) {
+			p.t.Fatalf("end = %v with %d bytes to go", end, len(data))
+		}
+		if end {
+			e.Close(true)
+			p.pump()
+			return wire, nil
+		}
+	}
+}
+
+// noise is incompressible data.
+func noise(seed uint64, n int) []byte {
+	r := rand.New(rand.NewPCG(seed, 0))
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}
+
+// edit changes some bytes here and there.
+func edit(b []byte, seed uint64, edits int) []byte {
+	r := rand.New(rand.NewPCG(seed, 1))
+	out := bytes.Clone(b)
+	for range edits {
+		at := r.IntN(len(out))
+		switch r.IntN(3) {
+		case 0:
+			out[at] ^= 0x55
+		case 1:
+			out = append(out[:at:at], append([]byte("inserted"), out[at:]...)...)
+		default:
+			out = append(out[:at:at], out[min(at+7, len(out)):]...)
+		}
+	}
+	return out
+}

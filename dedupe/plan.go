@@ -1,0 +1,125 @@
+package dedupe
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	"wanpair/dedupe/anchor"
+	"wanpair/dedupe/history"
+	"wanpair/dedupe/index"
+)
+
+// Defaults and limits of Config.
+const (
+	DefaultSizeBytes   = 16 << 30
+	DefaultMemoryBytes = 512 << 20
+	MinSizeBytes       = 16 << 20
+	MinMemoryBytes     = 32 << 20
+	// MaxSizeBytes keeps a live log below the 2^40 positions an index entry can tell apart.
+	MaxSizeBytes = 1 << 40
+
+	// MaxOpenBlocks is the most blocks of one log that are being filled at a time (protocol B1, DESIGN limit).
+	MaxOpenBlocks = 256
+	// epochsPerCache and maxEpochBytes: what is dropped at once is a 32nd of the cache and never more than 32 GiB.
+	epochsPerCache = 32
+	maxEpochBytes  = 32 << 30
+	// overcommit is how many anchors per index slot are accepted; measured, 1.3 costs 3 % of the ratio and 5 nearly all of it.
+	overcommit = 1.3
+)
+
+// ErrConfig is wrapped by what Open says of a configuration that cannot be.
+var ErrConfig = errors.New("dedupe configuration")
+
+// Config is the codec of one link. Zero fields take their defaults.
+type Config struct {
+	Dir         string // where the history lies; "" keeps it in memory only
+	SizeBytes   int64  // on disk for both logs together, as du counts; default 16 GiB
+	MemoryBytes int64  // index, hot and open blocks, zstd contexts; default 512 MiB
+	Density     int    // one anchor in 2^Density bytes, 8 to 15; 0 follows from the sizes
+	Concurrency int    // encoders and decoders at work at once; default twice the processors
+}
+
+// withDefaults fills zero fields and checks the others.
+func (c Config) withDefaults() (Config, error) {
+	if c.SizeBytes == 0 {
+		c.SizeBytes = DefaultSizeBytes
+	}
+	if c.MemoryBytes == 0 {
+		c.MemoryBytes = DefaultMemoryBytes
+	}
+	if c.Concurrency == 0 {
+		c.Concurrency = 2 * runtime.GOMAXPROCS(0)
+	}
+	switch {
+	case c.SizeBytes < MinSizeBytes || c.SizeBytes > MaxSizeBytes:
+		return c, fmt.Errorf("%w: cache size %d is not between 16 MiB and 1 TiB", ErrConfig, c.SizeBytes)
+	case c.MemoryBytes < MinMemoryBytes:
+		return c, fmt.Errorf("%w: cache memory %d is below 32 MiB", ErrConfig, c.MemoryBytes)
+	case c.Density != 0 && (c.Density < anchor.MinDensity || c.Density > anchor.MaxDensity):
+		return c, fmt.Errorf("%w: density %d is not between %d and %d", ErrConfig, c.Density, anchor.MinDensity, anchor.MaxDensity)
+	case c.Concurrency < 1:
+		return c, fmt.Errorf("%w: concurrency %d", ErrConfig, c.Concurrency)
+	}
+	return c, nil
+}
+
+// Plan is what follows from a configuration: how the memory is divided and what the division costs.
+type Plan struct {
+	Density        int     // one anchor in 2^Density bytes
+	IndexBytes     int64   // of the index
+	HotBytes       int64   // of sealed blocks in memory
+	OpenBytes      int64   // of blocks being filled, both logs
+	OpenBlocks     int     // being filled, per log
+	WorkBytes      int64   // scratch, zstd contexts, the store's own tables
+	EpochBytes     int64   // dropped at once when the cache is full
+	Overcommit     float64 // anchors of a full cache per index slot
+	ExpectedLoss   float64 // part of the ratio lost against the densest anchors and a roomy index
+	blocksPerEpoch uint64
+}
+
+// NewPlan computes the plan of a configuration without opening anything.
+func NewPlan(cfg Config) (Plan, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return Plan{}, err
+	}
+	return plan(cfg), nil
+}
+
+// plan divides the memory: two fifths for the index at most, a fifth for open blocks, at most a fifth for work, the rest for hot blocks.
+func plan(cfg Config) Plan {
+	m := cfg.MemoryBytes
+	p := Plan{Density: cfg.Density}
+	p.OpenBlocks = int(min(MaxOpenBlocks, max(m/5/(2*history.BlockBytes), 4)))
+	p.OpenBytes = 2 * int64(p.OpenBlocks) * history.BlockBytes
+	p.WorkBytes = min(m/5, 256<<20)
+	budget := m * 2 / 5
+	need := func(d int) int64 { return cfg.SizeBytes >> d * index.EntryBytes }
+	if p.Density == 0 {
+		p.Density = anchor.MinDensity
+		for p.Density < anchor.MaxDensity && float64(need(p.Density)) > overcommit*float64(budget) {
+			p.Density++
+		}
+	}
+	p.IndexBytes = max(min(need(p.Density), budget), 1<<20)
+	p.Overcommit = float64(need(p.Density)) / float64(p.IndexBytes)
+	p.HotBytes = max(m-p.IndexBytes-p.OpenBytes-p.WorkBytes, 4<<20)
+	p.blocksPerEpoch = uint64(max(min(cfg.SizeBytes/epochsPerCache, maxEpochBytes)/history.BlockBytes, 1))
+	p.EpochBytes = int64(p.blocksPerEpoch) * history.BlockBytes
+	p.ExpectedLoss = expectedLoss(p.Density, p.Overcommit)
+	return p
+}
+
+// expectedLoss estimates what sparse anchors and a crowded index cost, from measurements on source trees and dumps: each halving of the
+// density about 4 % of the ratio of an edited copy; a crowded index 3 % at 1.3 anchors per slot, three quarters at 5.
+func expectedLoss(density int, over float64) float64 {
+	keep := 1.0
+	for range density - anchor.MinDensity {
+		keep *= 0.96
+	}
+	if over > 1 {
+		keep *= max(0.1, 1-0.1*(over-1)-0.03*(over-1)*(over-1))
+	}
+	return 1 - keep
+}

@@ -1,0 +1,68 @@
+package dedupe
+
+import "sync/atomic"
+
+// counters are what Stats sums up, since Open.
+type counters struct {
+	rawIn, rawOut      atomic.Int64
+	matched, literal   atomic.Int64
+	literalOut, copies atomic.Int64
+	stored, storedIn   atomic.Int64
+	cipher             atomic.Int64
+	misses, struck     atomic.Int64
+	failed             atomic.Int64
+}
+
+// Stats are counts since Open, in bytes unless said otherwise, and present sizes.
+type Stats struct {
+	EncodedRawBytes    int64 // given to encoders
+	DecodedRawBytes    int64 // returned by decoders
+	MatchedBytes       int64 // of the encoded ones, sent as copies
+	LiteralBytes       int64 // of the encoded ones, sent as literals
+	LiteralCodedBytes  int64 // what the literals took after zstd
+	CiphertextBytes    int64 // of the literals, recognised as encrypted by the application
+	Copies             int64 // number of copies sent
+	StoredBytes        int64 // added to the log we write
+	StoredPeerBytes    int64 // added to our copy of the peer's log
+	Misses             int64 // frames that referred to what was not held
+	StruckBlocks       int64 // blocks given up, by us or by the peer
+	FailedFrames       int64 // frames that did not decode
+	CacheBytes         int64 // on disk now
+	CacheCapacityBytes int64
+	HotBytes           int64 // sealed blocks in memory now
+	OpenBytes          int64 // blocks being filled or waiting for the disk now
+	WriteBacklogBytes  int64 // waiting for the disk now
+	IndexBytes         int64
+	DiskReads          int64 // blocks read from disk
+	DiskFailures       int64 // blocks that could not be written or read
+	EffortLevel        int   // zstd level in use: 0 fastest to 3 best
+	StreamingContexts  int   // in use now, both directions
+}
+
+// Stats returns the counts.
+func (c *Codec) Stats() Stats {
+	z := c.store.Sizes()
+	return Stats{
+		EncodedRawBytes:    c.stats.rawIn.Load(),
+		DecodedRawBytes:    c.stats.rawOut.Load(),
+		MatchedBytes:       c.stats.matched.Load(),
+		LiteralBytes:       c.stats.literal.Load(),
+		LiteralCodedBytes:  c.stats.literalOut.Load(),
+		CiphertextBytes:    c.stats.cipher.Load(),
+		Copies:             c.stats.copies.Load(),
+		StoredBytes:        c.stats.stored.Load(),
+		StoredPeerBytes:    c.stats.storedIn.Load(),
+		Misses:             c.stats.misses.Load(),
+		StruckBlocks:       c.stats.struck.Load(),
+		FailedFrames:       c.stats.failed.Load(),
+		CacheBytes:         z.Disk,
+		CacheCapacityBytes: c.cfg.SizeBytes,
+		HotBytes:           z.Hot,
+		OpenBytes:          z.Open,
+		WriteBacklogBytes:  z.Backlog,
+		IndexBytes:         c.index.Bytes(),
+		DiskReads:          c.store.Reads.Load(),
+		DiskFailures:       c.store.Failed.Load(),
+		EffortLevel:        c.effort(),
+	}
+}
