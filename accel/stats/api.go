@@ -16,6 +16,7 @@ const (
 	defaultFlows  = 10_000 // flows shown when no limit is asked for
 	maxFlows      = 100_000
 	defaultEvents = 200
+	defaultTop    = 10
 	maxQueryBytes = 1024
 )
 
@@ -56,6 +57,19 @@ func (s *Server) latest(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, EventsReport{Events: s.events.Latest(n)})
+}
+
+func (s *Server) top(w http.ResponseWriter, r *http.Request) {
+	q, ok := query(w, r, "limit")
+	if !ok {
+		return
+	}
+	n, err := limit(q, defaultTop, topKeys)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	answer(w, s.src.Top.report(s.src.Flows(), n))
 }
 
 // flows answers with the connections a filter leaves, in the order asked for.

@@ -1,6 +1,9 @@
 package stats
 
-import "net/http"
+import (
+	"net/http"
+	"strconv"
+)
 
 // HistoryReport is the document of /api/v1/history: the last hour in columns of equal length, oldest first, one point per interval.
 type HistoryReport struct {
@@ -24,17 +27,31 @@ type PeerHistory struct {
 }
 
 func (s *Server) history(w http.ResponseWriter, r *http.Request) {
-	if _, ok := query(w, r); ok {
-		answer(w, s.rates.report())
+	q, ok := query(w, r, "since")
+	if !ok {
+		return
 	}
+	since := int64(0)
+	if text := q.Get("since"); text != "" {
+		var err error
+		if since, err = strconv.ParseInt(text, 10, 64); err != nil {
+			http.Error(w, "since must be a time in seconds since 1970", http.StatusBadRequest)
+			return
+		}
+	}
+	answer(w, s.rates.report(since))
 }
 
-// report writes the history in columns.
-func (r *rates) report() HistoryReport {
+// report writes the history after a time, in seconds since 1970, in columns.
+func (r *rates) report(since int64) HistoryReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := HistoryReport{IntervalSeconds: historyInterval * sampleInterval.Seconds(), Time: make([]int64, 0, r.history.len()), Peers: map[string]PeerHistory{}}
-	for i := range r.history.len() {
+	first := 0
+	for first < r.history.len() && r.history.at(first).at.Unix() <= since {
+		first++
+	}
+	for i := first; i < r.history.len(); i++ {
 		p := r.history.at(i)
 		out.Time = append(out.Time, p.at.Unix())
 		for name := range p.peers {
@@ -42,14 +59,14 @@ func (r *rates) report() HistoryReport {
 		}
 	}
 	for name := range out.Peers {
-		out.Peers[name] = r.columns(name)
+		out.Peers[name] = r.columns(name, first)
 	}
 	return out
 }
 
-// columns writes one peer's history. Called with mu held.
-func (r *rates) columns(peer string) PeerHistory {
-	n := r.history.len()
+// columns writes one peer's history from the given point on. Called with mu held.
+func (r *rates) columns(peer string, first int) PeerHistory {
+	n := r.history.len() - first
 	var h PeerHistory
 	columns := []struct {
 		to    *[]*float64
@@ -70,7 +87,7 @@ func (r *rates) columns(peer string) PeerHistory {
 	for _, column := range columns {
 		*column.to = make([]*float64, n)
 		for i := range n {
-			p := r.history.at(i)
+			p := r.history.at(first + i)
 			c, there := p.peers[peer]
 			if !there || p.seconds <= 0 {
 				continue

@@ -57,7 +57,7 @@ func TestANewPeerHasAShorterWindow(t *testing.T) {
 func TestHistory(t *testing.T) {
 	r := newRates()
 	feed(r, time.Unix(1000, 0), 0, 1+2*historyInterval)
-	got := r.report()
+	got := r.report(0)
 	v := func(x float64) []*float64 { return []*float64{&x, &x} }
 	want := HistoryReport{IntervalSeconds: 5, Time: []int64{1005, 1010}, Peers: map[string]PeerHistory{"nyc": {
 		LANSent: v(1000), LANReceived: v(0), WANSent: v(0), WANReceived: v(0), Matched: v(0), Literal: v(0), Opaque: v(0), Resent: v(0), RTT: v(0.001), Loss: v(0),
@@ -67,10 +67,24 @@ func TestHistory(t *testing.T) {
 	}
 }
 
+func TestHistorySince(t *testing.T) {
+	r := newRates()
+	feed(r, time.Unix(1000, 0), 0, 1+4*historyInterval)
+	for since, want := range map[int64][]int64{0: {1005, 1010, 1015, 1020}, 1010: {1015, 1020}, 1011: {1015, 1020}, 1020: {}, 5000: {}} {
+		got := r.report(since)
+		if diff := cmp.Diff(want, got.Time); diff != "" {
+			t.Errorf("since %d (-want +got):\n%s", since, diff)
+		}
+		if n := len(got.Peers["nyc"].LANSent); n != len(want) {
+			t.Errorf("since %d: column of %d, want %d", since, n, len(want))
+		}
+	}
+}
+
 func TestHistoryIsBounded(t *testing.T) {
 	r := newRates()
 	feed(r, time.Unix(0, 0), 0, historyInterval*(historyCount+100))
-	if got := len(r.report().Time); got != historyCount {
+	if got := len(r.report(0).Time); got != historyCount {
 		t.Errorf("%d points, want %d", got, historyCount)
 	}
 }

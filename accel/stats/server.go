@@ -49,6 +49,9 @@ type Server struct {
 
 // New makes a server that is not listening yet. events may be shared with the gateway's other parts.
 func New(cfg config.Stats, src Source, events *Events, log *slog.Logger) *Server {
+	if src.Top == nil {
+		src.Top = NewTop()
+	}
 	return &Server{cfg: cfg, src: src, events: events, log: log, rates: newRates(), slots: make(chan struct{}, maxRequests)}
 }
 
@@ -149,6 +152,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/stats", s.stats)
 	mux.HandleFunc("GET /api/v1/flows", s.flows)
 	mux.HandleFunc("GET /api/v1/events", s.latest)
+	mux.HandleFunc("GET /api/v1/top", s.top)
 	mux.HandleFunc("GET /api/v1/history", s.history)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { probe(w, s.src.Snapshot().Unhealthy) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { probe(w, s.src.Snapshot().NotReady) })

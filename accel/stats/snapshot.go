@@ -10,6 +10,7 @@ import (
 type Source struct {
 	Snapshot func() Snapshot
 	Flows    func() []Flow // the caller may change the slice
+	Top      *Top          // what ended flows gained; nil: only running ones are ranked
 }
 
 // Snapshot is every counter of the gateway at one moment. Counters only grow while the process lives.

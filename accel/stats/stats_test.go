@@ -149,7 +149,7 @@ func TestReportIsAlwaysJSON(t *testing.T) {
 			}
 			r.add(at, s.Peers)
 		}
-		for _, doc := range []any{newReport(at, s, r), r.report()} {
+		for _, doc := range []any{newReport(at, s, r), r.report(0)} {
 			text, err := json.Marshal(doc)
 			if err != nil {
 				t.Fatal(err)
