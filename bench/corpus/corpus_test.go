@@ -108,7 +108,7 @@ func TestPackUnpack(t *testing.T) {
 	if err := Pack(&packed, src, "tree"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Unpack(bytes.NewReader(packed.Bytes()), dst, 0); err != nil {
+	if _, err := Unpack(bytes.NewReader(packed.Bytes()), dst, nil); err != nil {
 		t.Fatal(err)
 	}
 	want, n, err := HashTree(src, nil)
@@ -129,8 +129,9 @@ func TestPackUnpack(t *testing.T) {
 		t.Error("a changed byte does not change the hash")
 	}
 	limited := t.TempDir()
-	if n, err := Unpack(bytes.NewReader(packed.Bytes()), limited, 5000); err != nil || n != 5000 {
-		t.Errorf("limited to 5000 bytes: %d %v", n, err)
+	big := func(_ string, size int64) bool { return size >= 5000 }
+	if n, err := Unpack(bytes.NewReader(packed.Bytes()), limited, big); err != nil || n != 5000 {
+		t.Errorf("only the big one: %d %v", n, err)
 	}
 }
 
@@ -143,7 +144,7 @@ func TestUnpackRefusesEscape(t *testing.T) {
 	if err := Pack(&packed, evil, "../outside"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Unpack(&packed, t.TempDir(), 0); err == nil {
+	if _, err := Unpack(&packed, t.TempDir(), nil); err == nil {
 		t.Error("a name outside the directory was accepted")
 	}
 }

@@ -72,9 +72,9 @@ func packEntry(t *tar.Writer, p, name string, entry fs.DirEntry) error {
 	return err
 }
 
-// Unpack writes the first regular files of a tar below dir, up to limitBytes of content (0: all), and returns how much that was. Names that
+// Unpack writes regular files of a tar below dir, those that take says yes to (nil: all), and returns how many bytes that was. Names that
 // would leave dir are refused.
-func Unpack(r io.Reader, dir string, limitBytes int64) (int64, error) {
+func Unpack(r io.Reader, dir string, take func(name string, size int64) bool) (int64, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return 0, err
@@ -90,11 +90,8 @@ func Unpack(r io.Reader, dir string, limitBytes int64) (int64, error) {
 		if err != nil {
 			return total, err
 		}
-		if header.Typeflag != tar.TypeReg {
+		if header.Typeflag != tar.TypeReg || take != nil && !take(header.Name, header.Size) {
 			continue
-		}
-		if limitBytes > 0 && total+header.Size > limitBytes {
-			return total, nil
 		}
 		if err := unpackFile(root, header.Name, t); err != nil {
 			return total, fmt.Errorf("unpack %s: %w", header.Name, err)

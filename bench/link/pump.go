@@ -16,6 +16,10 @@ import (
 // when they are frequent it naps one tick at a time, so that a busy link costs a bounded number of wake-ups, and delivers what falls due
 // in the first half of the next nap, so that pieces are early as often as late.
 //
+// Waking up takes time itself: some microseconds on bare metal, a tenth of a millisecond where a hypervisor has put the idle processor to
+// sleep. The pump learns how long from its own timers. It sets them earlier by that much, delivers what it finds due within it, and takes
+// a packet that woke it to have come that much earlier, so that the sleepiness of the machine is no part of the emulated delay.
+//
 // System calls are raw: the runtime does not learn of them, so it neither hands the thread's processor to somebody else meanwhile nor
 // makes the thread queue for one afterwards. The price is that a garbage collection waits for the end of a nap or a poll; the process
 // form therefore runs without one.
@@ -25,6 +29,8 @@ const (
 	freeWakeups     = 32 // wake-ups in hand before naps begin; one comes back per tick
 	pumpPriority    = 10 // of SCHED_FIFO; any beats the programs of the lab
 	pollForever     = -1
+	maxWakeNanos    = 250_000 // bounds what is learned about waking up: more than that is no sleep but a busy machine, which is to show
+	wakeWeight      = 8       // a wake-up counts for 1/8 in the running mean
 	timerSlackNanos = 1
 )
 
@@ -52,7 +58,9 @@ type pump struct {
 	writeVector []unix.Iovec
 	wakeups     int64 // in hand
 	wakeupsAt   int64 // when the last one came back
-	napping     bool
+	wakeNanos   int64 // running mean of how long after its time a timer wakes the thread
+	early       int64 // how much before its time a piece may be delivered in this round
+	asleep      int64 // how long ago the packet that ended the sleep is taken to have come in
 	stop        bool
 	fault       error
 }
@@ -117,8 +125,9 @@ func (p *pump) readSome() bool {
 			p.fault = fmt.Errorf("read from %s: %w", p.name, errDeviceGone)
 			return false
 		}
-		now := p.now()
+		now := p.now() - p.asleep
 		p.accept(now, int(n))
+		p.asleep = 0
 		p.loadHand(cellsFor(int(n)))
 		if due, ok := p.due(); ok && due <= now {
 			return true // deliveries come first
@@ -136,14 +145,10 @@ func (p *pump) loadHand(k int) {
 }
 
 func (p *pump) writeDue() {
-	early := int64(0)
-	if p.napping {
-		early = int64(p.tick) / 2
-	}
 	for {
 		due, ok := p.due()
 		now := p.now()
-		if !ok || due > now+early {
+		if !ok || due > now+p.early {
 			return
 		}
 		e := p.deliver()
@@ -181,32 +186,53 @@ func (p *pump) sleep() {
 	now := p.now()
 	wait := int64(pollForever)
 	if due, ok := p.due(); ok {
-		if wait = due - now; wait <= 0 {
+		if wait = due - now - p.wakeNanos; wait <= 0 {
+			p.early = p.wakeNanos // too late to sleep; it may as well go now
 			return
 		}
 	}
+	p.early, p.asleep = 0, 0
 	tick := int64(p.tick)
 	if tick > 0 {
 		if back := (now - p.wakeupsAt) / tick; back > 0 {
 			p.wakeups = min(p.wakeups+back, freeWakeups)
 			p.wakeupsAt += back * tick
 		}
+		if p.wakeups == 0 {
+			p.nap(now)
+			return
+		}
+		p.wakeups--
 	}
-	p.napping = tick > 0 && p.wakeups == 0
-	if p.napping {
-		ts := unix.NsecToTimespec(tick)
-		_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
-		p.counters.late(p.now() - now - tick) // what came in meanwhile comes in late
-		return
-	}
-	p.wakeups--
+	p.poll(now, wait)
+}
+
+// nap sleeps one tick whatever happens meanwhile.
+func (p *pump) nap(now int64) {
+	ts := unix.NsecToTimespec(int64(p.tick))
+	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
+	p.counters.late(p.now() - now - int64(p.tick)) // what came in meanwhile comes in late
+	p.early = int64(p.tick) / 2
+}
+
+// poll sleeps until a packet comes in, a command waits, or wait is over.
+func (p *pump) poll(now, wait int64) {
 	fds := [2]unix.PollFd{{Fd: int32(p.in), Events: unix.POLLIN}, {Fd: int32(p.wake), Events: unix.POLLIN}}
 	var timeout unsafe.Pointer
 	if wait != pollForever {
 		ts := unix.NsecToTimespec(wait)
 		timeout = unsafe.Pointer(&ts)
 	}
-	_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), uintptr(len(fds)), uintptr(timeout), 0, 0, 0)
+	ready, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds[0])), uintptr(len(fds)), uintptr(timeout), 0, 0, 0)
+	switch {
+	case errno != 0: // interrupted
+	case ready == 0:
+		late := min(p.now()-now-wait, maxWakeNanos)
+		p.wakeNanos += (late - p.wakeNanos) / wakeWeight
+		p.early = p.wakeNanos
+	case fds[0].Revents != 0:
+		p.asleep = min(p.wakeNanos, p.now()-now) // not before the sleep began: time must not go backwards
+	}
 	if fds[1].Revents != 0 {
 		var count [8]byte
 		_, _, _ = unix.RawSyscall(unix.SYS_READ, uintptr(p.wake), uintptr(unsafe.Pointer(&count[0])), uintptr(len(count)))
