@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"wanpair/accel/edge"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrState says that a method was called in the wrong order: Install comes first, once, and nothing follows Remove.
@@ -152,42 +154,43 @@ func (i *Interceptor) installLocked() (err error) {
 	return i.table.install(contents{})
 }
 
-// openListeners opens a listener per family, or just finds out which families this host has when nothing is to be intercepted.
+// openListeners finds out which families this host has and opens a listener for each, unless nothing is to be intercepted.
 func (i *Interceptor) openListeners() (listen4, listen6 netip.AddrPort, err error) {
 	listen4, listen6 = i.cfg.listenAddrs()
 	for _, f := range i.cfg.families() {
-		addr := listen6
+		addr := &listen6
 		if f == v4 {
-			addr = listen4
+			addr = &listen4
 		}
-		if len(i.cfg.Interfaces) == 0 {
-			// Only the family matters: a throw-away listener tells.
-			l, lerr := net.Listen("tcp"+f.digit(), netip.AddrPortFrom(addr.Addr(), 0).String())
-			if lerr == nil {
-				i.families = append(i.families, f)
-				_ = l.Close()
-			}
-			continue
-		}
-		l, lerr := listen(i.cfg, f, addr)
-		if isFamilyMissing(lerr) {
+		if !hasFamily(f, addr.Addr()) {
 			i.cfg.Log.Info("this host lacks an IP version, nothing of it is intercepted", "version", f.digit())
-			if f == v4 {
-				listen4 = netip.AddrPort{}
-			} else {
-				listen6 = netip.AddrPort{}
-			}
+			*addr = netip.AddrPort{}
 			continue
 		}
-		if lerr != nil {
-			return listen4, listen6, lerr
+		i.families = append(i.families, f)
+		if len(i.cfg.Interfaces) == 0 {
+			continue
 		}
-		i.families, i.listeners = append(i.families, f), append(i.listeners, l)
+		l, err := listen(i.cfg, f, *addr)
+		if err != nil {
+			return listen4, listen6, err
+		}
+		i.listeners = append(i.listeners, l)
 	}
 	if len(i.families) == 0 {
 		return listen4, listen6, errors.New("intercept: this host has neither IPv4 nor IPv6 on its loopback interface")
 	}
 	return listen4, listen6, nil
+}
+
+// hasFamily says whether an address of the loopback interface can be bound: a transparent socket could bind one that is not there.
+func hasFamily(f family, loopback netip.Addr) bool {
+	l, err := net.Listen("tcp"+f.digit(), netip.AddrPortFrom(loopback, 0).String())
+	if err != nil {
+		return !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EADDRNOTAVAIL)
+	}
+	_ = l.Close()
+	return true
 }
 
 func (i *Interceptor) closeListeners() error {

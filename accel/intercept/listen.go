@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
@@ -53,11 +54,6 @@ func prepareListener(fd int, cfg Config, f family) error {
 	return nil
 }
 
-// isFamilyMissing: the host has no IPv6 (or no IPv4 loopback address).
-func isFamilyMissing(err error) bool {
-	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
-}
-
 // acceptLoop takes connections from one listener until ctx ends and hands them to Accept, or to the probe that made them.
 func (i *Interceptor) acceptLoop(ctx context.Context, l *net.TCPListener) {
 	stop := context.AfterFunc(ctx, func() { _ = l.SetDeadline(time.Unix(1, 0)) })
@@ -74,6 +70,10 @@ func (i *Interceptor) acceptLoop(ctx context.Context, l *net.TCPListener) {
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				_ = l.SetDeadline(time.Time{}) // left by a loop that ended before
+				continue
 			}
 			// Out of descriptors or memory, mostly: the accept queue holds what comes until it is full, then the watchdog ends it.
 			backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)

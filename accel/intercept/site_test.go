@@ -32,6 +32,7 @@ const (
 
 func newSite(t *testing.T) *site {
 	t.Helper()
+	t.Parallel() // each site is a world of its own
 	s := &site{t: t, client: nstest.New(t, "client"), gateway: nstest.New(t, "gateway"), server: nstest.New(t, "server")}
 	nstest.Join(t,
 		nstest.End{NS: s.client, Name: "eth0", Addrs: []string{client4 + "/24", client6 + "/64"}},

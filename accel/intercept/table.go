@@ -14,10 +14,10 @@ import (
 // table is the nftables table in the kernel. Every operation is one transaction on a socket of its own, in the network namespace of
 // the thread that calls. It is not safe for concurrent use.
 type table struct {
-	m  *model
-	id *nftables.Table
-	// sets by name, as the library knows them
-	sets map[string]*nftables.Set
+	m          *model
+	id         *nftables.Table
+	sets       map[string]*nftables.Set // by name, as the library knows them
+	generation uint32                   // of the whole ruleset after our last transaction; a higher one is somebody else's doing
 }
 
 func newTable(m *model) *table {
@@ -72,8 +72,13 @@ func (t *table) install(now contents) error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("intercept: install the table: %w", explain(err))
 	}
+	t.noteGeneration()
 	return nil
 }
+
+// noteGeneration remembers where our last transaction left the ruleset. When it cannot be read the next look finds a difference, and
+// nothing worse.
+func (t *table) noteGeneration() { t.generation, _ = generation() }
 
 // fill adds to the transaction what makes the alive and gateways sets hold what they should.
 func (t *table) fill(c *nftables.Conn, now contents) error {
@@ -178,6 +183,7 @@ var errTableGone = errors.New("intercept: the nftables table is gone")
 func (t *table) flush(c *nftables.Conn, what string) error {
 	switch err := c.Flush(); {
 	case err == nil:
+		t.noteGeneration()
 		return nil
 	case errors.Is(err, unix.ENOENT):
 		return errTableGone
