@@ -210,4 +210,4 @@ func (s *Session) peerAborted(id uint64, code AbortCode) error {
 }
 
 // isOwn says whether flow numbers like id are drawn by this side.
-func (s *Session) isOwn(id uint64) bool { return id&1 == 0 == s.link.cfg.LocalIsEven }
+func (s *Session) isOwn(id uint64) bool { return id&1 == 0 == s.even }

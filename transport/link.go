@@ -35,9 +35,6 @@ type LinkConfig struct {
 	Log *slog.Logger
 	// Hello is what this side says of itself.
 	Hello Hello
-	// LocalIsEven: our flow numbers are even, because our public key is
-	// bytewise smaller than the peer's.
-	LocalIsEven bool
 	// CreditBudgetBytes bounds the raw bytes granted and not yet taken by the
 	// readers, over all flows of the link. Half of it is kept for flows to
 	// come.

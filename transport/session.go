@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -23,6 +24,7 @@ type Session struct {
 	link  *Link
 	peer  Hello
 	local [16]byte
+	even  bool          // flow numbers drawn here are even: our instance is the smaller one
 	ready chan struct{} // closed when OnSession has returned
 	done  chan struct{}
 
@@ -116,7 +118,8 @@ func newSession(l *Link, peer Hello, local [16]byte) *Session {
 		held: time.Now(), frameBytes: 64 << 10, rtt: 50 * time.Millisecond,
 		nextFlow: 1,
 	}
-	if l.cfg.LocalIsEven {
+	s.even = bytes.Compare(local[:], peer.Instance[:]) < 0
+	if s.even {
 		s.nextFlow = 2
 	}
 	s.wakeApp.L = &s.mu

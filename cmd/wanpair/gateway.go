@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -156,7 +154,6 @@ func interceptConfig(cfg *config.Config) intercept.Config {
 
 // addPeers opens each peer's cache and joins it with the gateway; it returns what the tunnel must know of them.
 func addPeers(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, gateway *accel.Gateway) ([]quictun.Peer, error) {
-	local := cfg.Site.PrivateKey.Public().(ed25519.PublicKey)
 	var tunnels []quictun.Peer
 	for _, pc := range cfg.Peers {
 		var p *peer.Peer
@@ -171,7 +168,6 @@ func addPeers(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, gatew
 					OwnAddrs:    ownAddrs,
 					Software:    versionString(),
 				},
-				LocalIsEven:       bytes.Compare(local, pc.PublicKeys[0]) < 0,
 				CreditBudgetBytes: cfg.Limits.MemoryBytes / int64(len(cfg.Peers)),
 				Hold:              cfg.Limits.Hold,
 			},

@@ -68,10 +68,6 @@ type Endpoint struct {
 	small smallPaths
 }
 
-// LocalIsEven says which flow numbers a link between these keys draws on this
-// side; see [transport.LinkConfig].
-func LocalIsEven(local, remote ed25519.PublicKey) bool { return bytes.Compare(local, remote) < 0 }
-
 // Listen opens the socket. Nothing is sent or accepted before Run.
 func Listen(cfg Config) (*Endpoint, error) {
 	if cfg.Log == nil {

@@ -40,7 +40,6 @@ type side struct {
 func startSide(t *testing.T, name string, key ed25519.PrivateKey, peer ed25519.PublicKey, endpoints []string, lanes int) *side {
 	t.Helper()
 	cfg := tuntest.Config(name)
-	cfg.LocalIsEven = LocalIsEven(public(key), peer)
 	s := &side{End: tuntest.NewEnd(t, cfg)}
 	ep, err := Listen(Config{
 		PrivateKey: key, Listen: "127.0.0.1:0", Lanes: lanes, Log: slog.New(slog.DiscardHandler),
@@ -222,4 +221,8 @@ func (c lateControl) Write(p []byte) (int, error) {
 		return x.Control().Write(p)
 	}
 	return 0, net.ErrClosed
+}
+
+func TestConformance(t *testing.T) {
+	tuntest.Run(t, tuntest.Options{Connect: connector(t)})
 }

@@ -60,7 +60,6 @@ func Config(site string) transport.LinkConfig {
 func NewPair(t testing.TB, connect Connect, change func(a, b *transport.LinkConfig)) *Pair {
 	t.Helper()
 	ca, cb := Config("a"), Config("b")
-	ca.LocalIsEven = true
 	if change != nil {
 		change(&ca, &cb)
 	}
