@@ -18,6 +18,7 @@ import (
 type commands struct {
 	Demo    demoCmd    `cmd:"" help:"Show the main job: two gateways over an emulated link, the same data directly, cold, again and with edits."`
 	Link    linkCmd    `cmd:"" help:"The lab and its emulated WAN link by hand."`
+	Codec   codecCmd   `cmd:"" help:"Run files through encoder and decoder in turn, one history: ratio, speed, verified byte by byte."`
 	Corpus  corpusCmd  `cmd:"" help:"Build the data to measure with: real releases, dumps, backups, pictures."`
 	Version versionCmd `cmd:"" help:"Print version, commit and Go release."`
 }

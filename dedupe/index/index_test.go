@@ -46,10 +46,11 @@ func TestPositionsBeyond40Bits(t *testing.T) {
 	head := uint64(5)<<40 + 1000
 	ix.SetTail(0, head-1<<30)
 	ix.SetHead(0, head)
-	for _, p := range []uint64{head, head - 1, head - 999, head - 1001, head - 1<<30} {
-		ix.Insert(42, 0, p)
-		if !slices.Contains(lookup(ix, 42), Hit{0, p}) {
-			t.Errorf("position %#x came back as %v", p, lookup(ix, 42))
+	for i, p := range []uint64{head, head - 1, head - 999, head - 1001, head - 1<<30} {
+		fp := uint64(i)
+		ix.Insert(fp, 0, p)
+		if !slices.Contains(lookup(ix, fp), Hit{0, p}) {
+			t.Errorf("position %#x came back as %v", p, lookup(ix, fp))
 		}
 	}
 }
@@ -88,6 +89,23 @@ func TestOldestGivesWayAndTwinsAreTwo(t *testing.T) {
 	}
 	if len(lookup(ix, 2)) != 1 {
 		t.Error("one name's many places pushed out another name")
+	}
+}
+
+func TestOlderEntriesDoNotPushOutNewerOnes(t *testing.T) {
+	ix := New(Bucket)
+	ix.SetHead(0, 1<<20)
+	for i := range uint64(Bucket) {
+		ix.Insert(i, 0, 5000+i)
+	}
+	ix.Insert(100, 0, 4000)
+	if len(lookup(ix, 100)) != 0 || len(lookup(ix, 0)) != 1 {
+		t.Error("an entry older than the whole bucket pushed out a newer one")
+	}
+	ix.Insert(7, 0, 6000)
+	ix.Insert(7, 0, 3000)
+	if got := lookup(ix, 7); slices.Contains(got, Hit{0, 3000}) || !slices.Contains(got, Hit{0, 6000}) {
+		t.Errorf("twins = %v, want the newer two", got)
 	}
 }
 
