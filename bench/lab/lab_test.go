@@ -18,8 +18,6 @@ import (
 	"wanpair/bench/link"
 )
 
-func TestMain(m *testing.M) { labtest.Main(m) }
-
 // echo serves connections on a node by sending everything back.
 func echo(t *testing.T, l *lab.Lab, n lab.Node, address string) {
 	t.Helper()

@@ -57,7 +57,7 @@ func Serve(ctx context.Context, e *Emulator, listener net.Listener) error {
 		return listener.Close()
 	})
 	group.Go(func() error {
-		for {
+		for e.awaitReady(ctx) {
 			conn, err := listener.Accept()
 			if err != nil {
 				if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
@@ -68,6 +68,7 @@ func Serve(ctx context.Context, e *Emulator, listener net.Listener) error {
 			// One after the other: a request takes microseconds, and a client that says nothing is cut off.
 			serveConn(conn, e, cancel)
 		}
+		return nil
 	})
 	return group.Wait()
 }

@@ -129,7 +129,7 @@ func assemble(config Config, devices [2]int, log *slog.Logger) (_ *Emulator, err
 		e.pumps[d] = &pump{
 			name: end.String(), in: devices[d], out: devices[1-d], wake: -1,
 			started: e.started, tick: max(config.Tick, 0), realtime: !config.NoRealtime,
-			commands: make(chan command, 1), dead: make(chan struct{}),
+			commands: make(chan command, 1), ready: make(chan struct{}), dead: make(chan struct{}),
 		}
 	}
 	for d, p := range e.pumps {
@@ -189,6 +189,18 @@ func (e *Emulator) start() error {
 	}
 	e.running = true
 	return nil
+}
+
+// awaitReady waits until both threads are prepared, so that Stats tells what they got; false when ctx ends before.
+func (e *Emulator) awaitReady(ctx context.Context) bool {
+	for _, p := range e.pumps {
+		select {
+		case <-p.ready:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 func addProcessors(n int) { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + n) }

@@ -70,15 +70,24 @@ func (w *wired) run(t *testing.T) (stop func() error) {
 
 func (w *wired) send(t *testing.T, end int, packet []byte) {
 	t.Helper()
-	if _, err := unix.Write(w.ends[end], packet); err != nil {
+	if _, err := again(func() (int, error) { return unix.Write(w.ends[end], packet) }); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// again repeats a system call that the runtime's signals have interrupted.
+func again(call func() (int, error)) (n int, err error) {
+	for {
+		if n, err = call(); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
 	}
 }
 
 func (w *wired) receive(t *testing.T, end int) []byte {
 	t.Helper()
 	b := make([]byte, maxPacketBytes)
-	n, err := unix.Read(w.ends[end], b)
+	n, err := again(func() (int, error) { return unix.Read(w.ends[end], b) })
 	if err != nil {
 		t.Fatal(err)
 	}

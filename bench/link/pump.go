@@ -52,6 +52,7 @@ type pump struct {
 	tick     time.Duration // 0: never nap
 	realtime bool
 	commands chan command
+	ready    chan struct{} // closed when the thread is prepared
 	dead     chan struct{} // closed when loop has returned
 
 	readVector  []unix.Iovec // the cells of path.hand
@@ -87,6 +88,7 @@ func (p *pump) loop(log *slog.Logger) error {
 		p.realtime = false
 		log.Warn("link runs without real-time priority and may be late", "device", p.name, "err", err)
 	}
+	close(p.ready)
 	p.wakeups = freeWakeups
 	p.wakeupsAt = p.now()
 	for {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -46,32 +47,26 @@ func openDevice(name string, mtu int, offload bool) (fd int, err error) {
 	if err != nil {
 		return -1, os.NewSyscallError("TUNSETOFFLOAD", err)
 	}
-	return fd, configureDevice(name, mtu)
+	if err := configureDevice(name, mtu); err != nil {
+		return -1, err
+	}
+	return fd, nil
 }
 
+// configureDevice works through netlink: the older ioctl refuses a queue length to root of a user namespace.
 func configureDevice(name string, mtu int) error {
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	device, err := netlink.LinkByName(name)
 	if err != nil {
-		return os.NewSyscallError("socket", err)
+		return fmt.Errorf("find the device: %w", err)
 	}
-	defer unix.Close(socket)
-	for _, step := range []struct {
-		name    string
-		request uint
-		fill    func(*unix.Ifreq)
-	}{
-		{"SIOCSIFMTU", unix.SIOCSIFMTU, func(r *unix.Ifreq) { r.SetUint32(uint32(mtu)) }},
-		{"SIOCSIFTXQLEN", unix.SIOCSIFTXQLEN, func(r *unix.Ifreq) { r.SetUint32(deviceQueuePackets) }},
-		{"SIOCSIFFLAGS", unix.SIOCSIFFLAGS, func(r *unix.Ifreq) { r.SetUint16(unix.IFF_UP) }},
-	} {
-		request, err := unix.NewIfreq(name)
-		if err != nil {
-			return fmt.Errorf("device name %q: %w", name, err)
-		}
-		step.fill(request)
-		if err := unix.IoctlIfreq(socket, step.request, request); err != nil {
-			return os.NewSyscallError(step.name, err)
-		}
+	if err := netlink.LinkSetMTU(device, mtu); err != nil {
+		return fmt.Errorf("set MTU %d: %w", mtu, err)
+	}
+	if err := netlink.LinkSetTxQLen(device, deviceQueuePackets); err != nil {
+		return fmt.Errorf("set queue length: %w", err)
+	}
+	if err := netlink.LinkSetUp(device); err != nil {
+		return fmt.Errorf("bring up: %w", err)
 	}
 	return nil
 }
