@@ -93,6 +93,9 @@ func (r *rates) columns(peer string, first int) PeerHistory {
 				continue
 			}
 			v := column.value(c)
+			if column.to == &h.RTT && v == 0 {
+				continue // there is no link to measure
+			}
 			if column.rate {
 				v = v * 8 / p.seconds
 			}

@@ -223,7 +223,7 @@ func TestBadRequests(t *testing.T) {
 		"/api/v1/flows?q=" + strings.Repeat("x", maxQueryBytes): 414,
 		"/api/v1/other":                                         404,
 		"/../server.go":                                         404,
-		"/page.js":                                              200,
+		"/main.js":                                              200,
 	} {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.RemoteAddr = loopback
