@@ -2,6 +2,7 @@ package transport
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 )
@@ -253,7 +254,7 @@ func (s *Session) strange(h *frameHeader) (*Flow, error) {
 	}
 	if s.isOwn(h.flow) {
 		if h.flow >= s.nextFlow {
-			return nil, malformed("frame of a flow this side never opened")
+			return nil, malformed(fmt.Sprintf("frame of flow %d, which this side never opened", h.flow))
 		}
 		return nil, errUnwanted
 	}

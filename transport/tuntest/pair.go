@@ -63,15 +63,10 @@ func NewPair(t testing.TB, connect Connect, change func(a, b *transport.LinkConf
 	if change != nil {
 		change(&ca, &cb)
 	}
-	p := &Pair{A: NewEnd(t, ca), B: NewEnd(t, cb), connect: connect}
-	t.Cleanup(func() {
-		p.A.Stop()
-		p.B.Stop()
-	})
-	return p
+	return &Pair{A: NewEnd(t, ca), B: NewEnd(t, cb), connect: connect}
 }
 
-// NewEnd starts a link.
+// NewEnd starts a link; it is stopped when the test ends.
 func NewEnd(t testing.TB, cfg transport.LinkConfig) *End {
 	t.Helper()
 	e := &End{sessions: make(chan *transport.Session, 64)}
@@ -83,6 +78,7 @@ func NewEnd(t testing.TB, cfg transport.LinkConfig) *End {
 	e.Link = link
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.wg.Go(func() { _ = link.Run(e.ctx) })
+	t.Cleanup(e.Stop)
 	return e
 }
 
