@@ -51,6 +51,12 @@ type PeerReport struct {
 	DedupeRatio60s    *float64 `json:"dedupe_ratio_60s"`
 	ReductionRatio60s *float64 `json:"reduction_ratio_60s"`
 
+	// The same of what was received.
+	ReceivedDedupeRatio       *float64 `json:"received_dedupe_ratio"`
+	ReceivedReductionRatio    *float64 `json:"received_reduction_ratio"`
+	ReceivedDedupeRatio60s    *float64 `json:"received_dedupe_ratio_60s"`
+	ReceivedReductionRatio60s *float64 `json:"received_reduction_ratio_60s"`
+
 	Gain struct {
 		Sent     Gain `json:"sent"`
 		Received Gain `json:"received"`
@@ -154,6 +160,9 @@ func newReport(now time.Time, s Snapshot, r *rates) Report {
 			FlowsActive: p.FlowsActive, FlowsHeld: p.FlowsHeld, MissRepairs: p.MissRepairs, FrameErrors: p.FrameErrors,
 			DedupeRatio:    dedupeRatio(p.Sent.MatchedBytes, p.Sent.LiteralBytes),
 			ReductionRatio: ratio(p.LAN.Sent, p.WAN.Sent),
+
+			ReceivedDedupeRatio:    dedupeRatio(p.Received.MatchedBytes, p.Received.LiteralBytes),
+			ReceivedReductionRatio: ratio(p.LAN.Received, p.WAN.Received),
 		}
 		if !p.Since.IsZero() {
 			pr.StateSeconds = seconds(now.Sub(p.Since))
@@ -162,6 +171,8 @@ func newReport(now time.Time, s Snapshot, r *rates) Report {
 		d := r.delta(p.Name, 60)
 		pr.DedupeRatio60s = dedupeRatio(d.sent.MatchedBytes, d.sent.LiteralBytes)
 		pr.ReductionRatio60s = ratio(d.lan.Sent, d.wan.Sent)
+		pr.ReceivedDedupeRatio60s = dedupeRatio(d.received.MatchedBytes, d.received.LiteralBytes)
+		pr.ReceivedReductionRatio60s = ratio(d.lan.Received, d.wan.Received)
 		out.Peers = append(out.Peers, pr)
 	}
 	return out

@@ -102,6 +102,7 @@ func TestStatsDocument(t *testing.T) {
 		"throughput_bits_per_second":     map[string]any{"lan": map[string]any{"sent": 8000.0, "received": 0.0}, "wan": map[string]any{"sent": 4000.0, "received": 0.0}},
 		"throughput_bits_per_second_60s": map[string]any{"lan": map[string]any{"sent": 8000.0, "received": 0.0}, "wan": map[string]any{"sent": 4000.0, "received": 0.0}},
 		"dedupe_ratio":                   10.0, "reduction_ratio": 10.0, "dedupe_ratio_60s": 2.5, "reduction_ratio_60s": 2.0,
+		"received_dedupe_ratio": nil, "received_reduction_ratio": 5.0, "received_dedupe_ratio_60s": nil, "received_reduction_ratio_60s": nil,
 		"gain": map[string]any{
 			"sent":     map[string]any{"matched_bytes": 900.0, "literal_bytes": 100.0, "literal_wire_bytes": 50.0, "opaque_bytes": 10.0},
 			"received": map[string]any{"matched_bytes": 0.0, "literal_bytes": 0.0, "literal_wire_bytes": 0.0, "opaque_bytes": 0.0},

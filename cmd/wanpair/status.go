@@ -199,8 +199,17 @@ func peerPage(p *printer, peer stats.PeerReport) {
 	for _, row := range rows {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t\n", row.name, rate(row.now), rate(row.minute), size(int64(row.all)))
 	}
-	fmt.Fprintf(table, "reduction\t\t%s\t%s\t\n", factor(peer.ReductionRatio60s), factor(peer.ReductionRatio))
-	fmt.Fprintf(table, "dedupe\t\t%s\t%s\t\n", factor(peer.DedupeRatio60s), factor(peer.DedupeRatio))
+	for _, row := range []struct {
+		name        string
+		minute, all *float64
+	}{
+		{"reduction sent", peer.ReductionRatio60s, peer.ReductionRatio},
+		{"received", peer.ReceivedReductionRatio60s, peer.ReceivedReductionRatio},
+		{"dedupe sent", peer.DedupeRatio60s, peer.DedupeRatio},
+		{"received", peer.ReceivedDedupeRatio60s, peer.ReceivedDedupeRatio},
+	} {
+		fmt.Fprintf(table, "%s\t\t%s\t%s\t\n", row.name, factor(row.minute), factor(row.all))
+	}
 	if err := table.Flush(); err != nil && p.err == nil {
 		p.err = err
 	}
