@@ -19,9 +19,9 @@ const takeoverLimit = 3 * time.Second
 // settleTimeout bounds waits for things that have no promised time, on a machine that may be busy.
 const settleTimeout = 30 * time.Second
 
-// A pair is the two routers of a site with their hosts on one side and the way to the other site, with a server, on the other:
+// A pair is the two routers of a site with their hosts on one side and the way to the other site, its gateway and a server, on the other:
 //
-//	client --- LAN --+-- gateway --+-- link --- server
+//	client --- LAN --+-- gateway --+-- link --- far --- server
 //	                 +-- router ---+
 type pair struct {
 	*lab
@@ -35,7 +35,7 @@ var families = map[string]string{"ip4": "10.2.0.10:7", "ip6": "[fd00:2::10]:7"}
 func newPair(t *testing.T) *pair {
 	t.Helper()
 	requireTool(t, "keepalived", "curl")
-	p := &pair{lab: newLab(t, "client", "gateway", "router", "server"), daemons: map[string]*daemon{}}
+	p := &pair{lab: newLab(t, "client", "gateway", "router", "far", "server"), daemons: map[string]*daemon{}}
 	p.healthy.Store(true)
 
 	// keepalived runs scripts only from places that none but root can write to, on the whole way: the tests' own directories lie in /tmp.
@@ -56,24 +56,28 @@ func newPair(t *testing.T) *pair {
 	p.plug(t, "router", "lan0", "lan", "10.1.0.3/24", "fd00:1::3/64")
 	p.plug(t, "gateway", "wan0", "wan", "10.9.0.2/24", "fd00:9::2/64")
 	p.plug(t, "router", "wan0", "wan", "10.9.0.3/24", "fd00:9::3/64")
-	p.plug(t, "server", "eth0", "wan", "10.9.0.254/24", "fd00:9::254/64")
-	p.ip(t, "server", "address", "add", "10.2.0.10/32", "dev", "lo")
-	p.ip(t, "server", "address", "add", "fd00:2::10/128", "dev", "lo")
+	p.plug(t, "far", "wan0", "wan", "10.9.0.254/24", "fd00:9::254/64")
+	p.switchOn(t, "dist")
+	p.plug(t, "far", "lan0", "dist", "10.2.0.1/16", "fd00:2::1/64")
+	p.plug(t, "server", "eth0", "dist", "10.2.0.10/16", "fd00:2::10/64")
 
 	// The addresses of the pair: what a host and the upstream are told in the guide.
 	p.ip(t, "client", "route", "add", "default", "via", "10.1.0.1")
 	p.ip(t, "client", "-6", "route", "add", "default", "via", "fe80::1:1", "dev", "eth0")
-	p.ip(t, "server", "route", "add", "10.1.0.0/16", "via", "10.9.0.1")
-	p.ip(t, "server", "-6", "route", "add", "fd00:1::/64", "via", "fd00:9::1")
-	for _, box := range []string{"gateway", "router"} {
+	p.ip(t, "far", "route", "add", "10.1.0.0/16", "via", "10.9.0.1")
+	p.ip(t, "far", "-6", "route", "add", "fd00:1::/64", "via", "fd00:9::1")
+	p.ip(t, "server", "route", "add", "default", "via", "10.2.0.1")
+	p.ip(t, "server", "-6", "route", "add", "default", "via", "fd00:2::1")
+	for _, box := range []string{"gateway", "router", "far"} {
 		p.exec(t, box, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=2")
+	}
+	for _, box := range []string{"gateway", "router"} {
 		p.ip(t, box, "route", "add", "10.2.0.0/16", "via", "10.9.0.254")
 		p.ip(t, box, "-6", "route", "add", "fd00:2::/64", "via", "fd00:9::254")
 	}
 	for _, address := range families {
 		p.echo(t, "server", address)
 	}
-	p.serveHealth(t)
 	return p
 }
 
@@ -189,6 +193,7 @@ func (p *pair) takeover(t *testing.T, what string) {
 // way a box goes: its cables, its power, its health.
 func TestPlainRouterTakesOver(t *testing.T) {
 	p := newPair(t)
+	p.serveHealth(t)
 	p.keepalived(t, "router")
 	p.keepalived(t, "gateway")
 	waitFor(t, "gateway owns the addresses", settleTimeout, func() error { return p.owns(t, "gateway") })
@@ -250,6 +255,7 @@ func TestPlainRouterTakesOver(t *testing.T) {
 // TestSickGatewayAlone: a gateway whose wanpair is sick keeps the addresses when its partner is not there. It still passes everything raw.
 func TestSickGatewayAlone(t *testing.T) {
 	p := newPair(t)
+	p.serveHealth(t)
 	p.healthy.Store(false)
 	p.keepalived(t, "gateway")
 	waitFor(t, "gateway owns the addresses", settleTimeout, func() error { return p.owns(t, "gateway") })

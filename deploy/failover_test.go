@@ -1,0 +1,177 @@
+package deploy_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// siteConfig is a gateway's configuration file, in the order: name, directory, peer's name, its key, its endpoint, its subnets, own subnets.
+const siteConfig = `[site]
+name = %q
+private_key_file = "%[2]s/private.key"
+[cache]
+dir = "%[2]s/cache"
+size = "64MiB"
+memory = "64MiB"
+[[peer]]
+name = %[3]q
+public_keys = [%[4]q]
+endpoints = [%[5]s]
+subnets = [%[6]s]
+[intercept]
+interfaces = ["lan0"]
+subnets = [%[7]s]
+[limits]
+flows = 100
+memory = "64MiB"
+hold = "10s"
+`
+
+const (
+	amsSubnets = `"10.1.0.0/16", "fd00:1::/64"`
+	nycSubnets = `"10.2.0.0/16", "fd00:2::/64"`
+)
+
+// gateways starts the real daemon on the gateway and on the far side.
+func (p *pair) gateways(t *testing.T) {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "wanpair")
+	run(t, "env", "CGO_ENABLED=0", "go", "build", "-o", program, "../cmd/wanpair")
+	keys := map[string]string{}
+	for _, box := range []string{"gateway", "far"} {
+		write(t, filepath.Join(p.dir, box, "cache", ".keep"), "", 0o600)
+		keys[box] = strings.TrimSpace(run(t, program, "keygen", "-o", filepath.Join(p.dir, box, "private.key")))
+	}
+	for box, text := range map[string]string{
+		"gateway": fmt.Sprintf(siteConfig, "ams", filepath.Join(p.dir, "gateway"), "nyc", keys["far"], `"10.9.0.254:4600"`, nycSubnets, amsSubnets),
+		"far":     fmt.Sprintf(siteConfig, "nyc", filepath.Join(p.dir, "far"), "ams", keys["gateway"], "", amsSubnets, nycSubnets),
+	} {
+		file := filepath.Join(p.dir, box, "wanpair.toml")
+		write(t, file, text, 0o600)
+		p.daemons["wanpair "+box] = p.start(t, box, program, "gateway", "-c", file)
+	}
+}
+
+// stats is what the test reads of /api/v1/stats.
+type stats struct {
+	Peers []struct {
+		State       string `json:"state"`
+		FlowsActive int    `json:"flows_active"`
+	} `json:"peers"`
+}
+
+func (p *pair) stats(t *testing.T, box string) (stats, error) {
+	t.Helper()
+	var s stats
+	out, err := try(t, "ip", "netns", "exec", p.prefix+box, "curl", "-fsS", "--max-time", "1", "http://127.0.0.1:9460/api/v1/stats")
+	if err != nil {
+		return s, fmt.Errorf("%w: %s", err, out)
+	}
+	return s, json.Unmarshal([]byte(out), &s)
+}
+
+// linkIs says, as an error when not, whether the gateway's link is in a state and carries so many flows.
+func (p *pair) linkIs(t *testing.T, state string, flows int) error {
+	t.Helper()
+	s, err := p.stats(t, "gateway")
+	if err == nil && (len(s.Peers) != 1 || s.Peers[0].State != state || s.Peers[0].FlowsActive != flows) {
+		err = fmt.Errorf("%+v", s)
+	}
+	return err
+}
+
+// accelerated opens a connection of each family and waits until the gateway counts them as its own.
+func (p *pair) accelerated(t *testing.T) map[string]net.Conn {
+	t.Helper()
+	conns := map[string]net.Conn{}
+	waitFor(t, "accelerated connections", settleTimeout, func() error {
+		for family, address := range families {
+			if conns[family] != nil {
+				_ = conns[family].Close()
+			}
+			conn, err := p.dial("client", address, askTimeout)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { _ = conn.Close() })
+			conns[family] = conn
+			if err := talk(conn, askTimeout); err != nil {
+				return err
+			}
+		}
+		return p.linkIs(t, "up", len(families))
+	})
+	return conns
+}
+
+// TestAcceleratedSiteFallsBack runs two real gateways, with connections accelerated, and takes the near one away: first its cables, for a
+// while, then its power.
+func TestAcceleratedSiteFallsBack(t *testing.T) {
+	requireTool(t, "go", "nft")
+	p := newPair(t)
+	p.gateways(t)
+	p.keepalived(t, "router")
+	p.keepalived(t, "gateway")
+	waitFor(t, "link up", settleTimeout, func() error { return p.linkIs(t, "up", 0) })
+	waitFor(t, "gateway owns the addresses", settleTimeout, func() error { return p.owns(t, "gateway") })
+	lasting := p.accelerated(t)
+	reset := func(when string) {
+		t.Helper()
+		for family, conn := range lasting {
+			_ = conn.SetDeadline(time.Now().Add(2 * settleTimeout))
+			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("%s, accelerated connection, %s: %v, want a reset", when, family, err)
+			}
+		}
+	}
+
+	// Cables out and in again within limits.hold: new connections pass raw meanwhile, accelerated ones stand still and go on.
+	for _, card := range []string{"lan0", "wan0"} {
+		p.cable(t, "gateway", card, "down")
+	}
+	p.takeover(t, "both cables")
+	for family, conn := range lasting {
+		_ = conn.SetDeadline(time.Time{})
+		if _, err := conn.Write([]byte("x")); err != nil {
+			t.Errorf("accelerated connection without its gateway, %s: %v", family, err)
+		}
+	}
+	for _, card := range []string{"lan0", "wan0"} {
+		p.cable(t, "gateway", card, "up")
+	}
+	for family, conn := range lasting {
+		_ = conn.SetReadDeadline(time.Now().Add(settleTimeout))
+		got := make([]byte, 1)
+		if _, err := conn.Read(got); err != nil || got[0] != 'x' {
+			t.Errorf("accelerated connection with its gateway back, %s: %q, %v", family, got, err)
+		}
+		if err := talk(conn, settleTimeout); err != nil {
+			t.Errorf("accelerated connection with its gateway back, %s: %v", family, err)
+		}
+	}
+
+	// No power: nobody says goodbye. What was accelerated has lost one of its halves: it ends as a reset, when the far side has given up
+	// waiting and the client asks its server again.
+	start := time.Now()
+	for _, card := range []string{"lan0", "wan0"} {
+		p.cable(t, "gateway", card, "down")
+	}
+	p.daemons["gateway"].kill(t)
+	p.daemons["wanpair gateway"].kill(t)
+	for family, conn := range lasting {
+		_ = conn.SetDeadline(time.Time{})
+		if _, err := conn.Write([]byte("x")); err != nil { // an idle client would not notice before its keep-alive
+			t.Errorf("accelerated connection without its gateway, %s: %v", family, err)
+		}
+	}
+	p.takeover(t, "no power")
+	reset("no power")
+	t.Logf("accelerated connections are reset %.1f s after the power went", time.Since(start).Seconds())
+}
