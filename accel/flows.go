@@ -124,8 +124,12 @@ func (t *flowTable) all() []*runningFlow {
 	return out
 }
 
-func (t *flowTable) abortAll(cause error) {
+// abortAll ends the flows of a peer, or of all of them when peer is empty.
+func (t *flowTable) abortAll(peer string, cause error) {
 	for _, f := range t.all() {
+		if peer != "" && f.peer != peer {
+			continue
+		}
 		f.mu.Lock()
 		abort := f.abort
 		f.mu.Unlock()

@@ -9,53 +9,59 @@ import (
 	"syscall"
 	"time"
 
-	"wanpair/accel/config"
+	"wanpair/accel/edge"
 )
 
-// forward is one local port that leads to a target behind a peer.
-type forward struct {
-	config.Forward
+// localListener is a port of this gateway: a forward or the SOCKS listener.
+type localListener struct {
+	what     string
 	listener *net.TCPListener
+	serve    func(context.Context, *net.TCPConn)
 }
 
-func listenForward(ctx context.Context, f config.Forward) (*forward, error) {
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false) // an MPTCP socket has no transparent or linger semantics to rely on
-	l, err := lc.Listen(ctx, "tcp", f.Listen.String())
+// listenLocal opens a port. A process that dies must look like a reset also to connections that wait to be accepted, so the listener
+// carries the options of an edge.
+func listenLocal(ctx context.Context, what string, at netip.AddrPort, serve func(context.Context, *net.TCPConn)) (*localListener, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) { err = edge.Prepare(int(fd), edge.Options{}) }), err)
+	}}
+	lc.SetMultipathTCP(false) // an MPTCP socket ignores the options above
+	l, err := lc.Listen(ctx, "tcp", at.String())
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, fmt.Errorf("forward to %s: %s is in use by another process: choose another listen port, or stop that process", f.Target, f.Listen)
+			return nil, fmt.Errorf("%s: %s is in use by another process: choose another listen address, or stop that process", what, at)
 		}
-		return nil, fmt.Errorf("forward to %s: listen on %s: %w", f.Target, f.Listen, err)
+		return nil, fmt.Errorf("%s: listen on %s: %w", what, at, err)
 	}
-	return &forward{Forward: f, listener: l.(*net.TCPListener)}, nil
+	return &localListener{what: what, listener: l.(*net.TCPListener), serve: serve}, nil
 }
 
-func (f *forward) close() error {
-	if err := f.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-		return fmt.Errorf("close forward %s: %w", f.Listen, err)
+func (l *localListener) close() error {
+	if err := l.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("%s: close: %w", l.what, err)
 	}
 	return nil
 }
 
-// acceptForward serves one forward until ctx ends. Its flows live in running.
-func (g *Gateway) acceptForward(ctx, running context.Context, f *forward) error {
-	stop := context.AfterFunc(ctx, func() { _ = f.close() })
+// acceptLocal serves one port until ctx ends. Its flows live in running.
+func (g *Gateway) acceptLocal(ctx, running context.Context, l *localListener) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.close() })
 	defer stop()
 	for {
-		c, err := f.listener.AcceptTCP()
+		c, err := l.listener.AcceptTCP()
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			if !isTemporary(err) {
-				return fmt.Errorf("forward %s: accept: %w", f.Listen, err)
+				return fmt.Errorf("%s: accept: %w", l.what, err)
 			}
-			g.log.Warn("accept failed, trying again", "listen", f.Listen, "err", err)
+			g.log.Warn("accept failed, trying again", "listener", l.what, "err", err)
 			pause(ctx, 100*time.Millisecond)
 			continue
 		}
-		g.serving.Go(func() { g.serveForward(running, f, c) })
+		g.serving.Go(func() { l.serve(running, c) })
 	}
 }
 

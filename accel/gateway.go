@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -47,7 +48,7 @@ type Gateway struct {
 	dialer    *egress.Dialer
 	raw       *egress.Dialer
 	peers     []*member
-	forwards  []*forward
+	local     []*localListener
 	buffers   *flow.Buffers
 	flows     *flowTable
 	policy    atomic.Pointer[policy.Policy]
@@ -81,12 +82,23 @@ func New(ctx context.Context, parts Parts) (*Gateway, error) {
 		started:   time.Now(),
 	}
 	g.policy.Store(policy.New(parts.Config, parts.OwnAddrs))
-	for _, f := range parts.Config.Forwards {
-		listening, err := listenForward(ctx, f)
+	open := func(what string, at netip.AddrPort, serve func(context.Context, *net.TCPConn)) error {
+		l, err := listenLocal(ctx, what, at, serve)
 		if err != nil {
-			return nil, errors.Join(err, g.closeForwards())
+			return errors.Join(err, g.closeLocal())
 		}
-		g.forwards = append(g.forwards, listening)
+		g.local = append(g.local, l)
+		return nil
+	}
+	for _, f := range parts.Config.Forwards {
+		if err := open("forward to "+f.Target, f.Listen, func(ctx context.Context, c *net.TCPConn) { g.serveForward(ctx, f, c) }); err != nil {
+			return nil, err
+		}
+	}
+	if s := parts.Config.Socks; s != nil {
+		if err := open("SOCKS listener", s.Listen, func(ctx context.Context, c *net.TCPConn) { g.serveSocks(ctx, s, c) }); err != nil {
+			return nil, err
+		}
 	}
 	return g, nil
 }
@@ -132,7 +144,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.intercept != nil {
 		if err := g.intercept.Install(ctx); err != nil {
 			stop()
-			return errors.Join(fmt.Errorf("intercept: %w", err), lasting.Wait(), g.closeForwards())
+			return errors.Join(fmt.Errorf("intercept: %w", err), lasting.Wait(), g.closeLocal())
 		}
 		lasting.Go(func() error { return g.intercept.Run(lastingCtx) })
 	}
@@ -151,14 +163,14 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.intercept != nil {
 		accepting.Go(func() error { return g.acceptIntercepted(acceptCtx, running) })
 	}
-	for _, f := range g.forwards {
-		accepting.Go(func() error { return g.acceptForward(acceptCtx, running, f) })
+	for _, l := range g.local {
+		accepting.Go(func() error { return g.acceptLocal(acceptCtx, running, l) })
 	}
 	err := accepting.Wait()
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	err = errors.Join(err, g.closeForwards())
+	err = errors.Join(err, g.closeLocal())
 	g.drain()
 	if g.intercept != nil {
 		err = errors.Join(err, g.intercept.Remove())
@@ -183,22 +195,36 @@ func (g *Gateway) drain() {
 	}
 	deadline := time.NewTimer(drainTimeout)
 	defer deadline.Stop()
-	select {
-	case <-g.flows.whenEmpty():
-	case <-deadline.C:
-		g.log.Warn("reset flows that did not end in time", "flows", g.flows.count())
-		g.flows.abortAll(errShutdown)
+	ticker := time.NewTicker(peerWatchInterval)
+	defer ticker.Stop()
+	empty := g.flows.whenEmpty()
+	for done := false; !done; {
+		// A flow whose link is gone cannot end by itself: its other side is held there, or gone too.
+		for _, p := range g.peers {
+			if p.State() == peer.Down {
+				g.flows.abortAll(p.Name(), errShutdown)
+			}
+		}
+		select {
+		case <-empty:
+			done = true
+		case <-ticker.C:
+		case <-deadline.C:
+			g.log.Warn("reset flows that did not end in time", "flows", g.flows.count())
+			g.flows.abortAll("", errShutdown)
+			done = true
+		}
 	}
 	g.serving.Wait()
 }
 
 // Close closes the listeners of a gateway that is never run.
-func (g *Gateway) Close() error { return g.closeForwards() }
+func (g *Gateway) Close() error { return g.closeLocal() }
 
-func (g *Gateway) closeForwards() error {
+func (g *Gateway) closeLocal() error {
 	var errs []error
-	for _, f := range g.forwards {
-		errs = append(errs, f.close())
+	for _, l := range g.local {
+		errs = append(errs, l.close())
 	}
 	return errors.Join(errs...)
 }
@@ -281,6 +307,9 @@ func (g *Gateway) compareSubnets(p *peer.Peer) {
 }
 
 func subnetDifferences(configuredHere, announced []netip.Prefix) []string {
+	if len(announced) == 0 {
+		return nil // a site with forwards only owns nothing
+	}
 	var out []string
 	for _, here := range configuredHere {
 		covered := false

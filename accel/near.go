@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"wanpair/accel/config"
 	"wanpair/accel/edge"
 	"wanpair/accel/egress"
 	"wanpair/accel/flow"
@@ -51,7 +52,7 @@ func (g *Gateway) serveIntercepted(ctx context.Context, e *edge.Conn) {
 	})
 }
 
-func (g *Gateway) serveForward(ctx context.Context, fw *forward, c *net.TCPConn) {
+func (g *Gateway) serveForward(ctx context.Context, fw config.Forward, c *net.TCPConn) {
 	client := addrPort(c.RemoteAddr())
 	e, err := edge.New(c, edge.Options{})
 	if err != nil {
@@ -67,7 +68,7 @@ func (g *Gateway) serveForward(ctx context.Context, fw *forward, c *net.TCPConn)
 
 // decideForward asks the policy. Where the target is a name, its address is only known at the far side: then classes that go by subnet
 // do not apply and the peer's first subnet stands for it.
-func (g *Gateway) decideForward(client netip.AddrPort, fw *forward, p *peer.Peer) policy.Decision {
+func (g *Gateway) decideForward(client netip.AddrPort, fw config.Forward, p *peer.Peer) policy.Decision {
 	target, err := netip.ParseAddrPort(fw.Target)
 	if err != nil {
 		cfg, _ := g.cfg.Peer(fw.Peer)

@@ -31,6 +31,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // gateways without rights run it too
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	binary = filepath.Join(dir, "wanpair")
 	out, err := exec.Command("go", "build", "-o", binary, "wanpair/cmd/wanpair").CombinedOutput()
 	if err != nil {

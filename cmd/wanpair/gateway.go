@@ -46,6 +46,9 @@ func (c gatewayCmd) Run() error {
 
 // runGateway lives until ctx ends. What can fail for a reason the operator can mend fails here, before anything is diverted.
 func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
+	if err := checkHost(cfg, log); err != nil {
+		return err
+	}
 	ownAddrs, err := hostAddrs()
 	if err != nil {
 		return err
@@ -102,6 +105,23 @@ func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger) error
 	}
 	log.Info("gateway stopped")
 	return err
+}
+
+// checkHost refuses to start where diverted connections would vanish or nothing could be diverted, and logs what is merely suspicious.
+func checkHost(cfg *config.Config, log *slog.Logger) error {
+	if cfg.Intercept == nil {
+		return nil
+	}
+	var faults []error
+	for _, f := range intercept.CheckHost(interceptConfig(cfg)) {
+		if f.Severity == intercept.Fatal {
+			faults = append(faults, fmt.Errorf("%s. %s", f.Text, f.Remedy))
+			continue
+		}
+		log.Log(context.Background(), map[intercept.Severity]slog.Level{intercept.Warning: slog.LevelWarn, intercept.Note: slog.LevelInfo}[f.Severity],
+			"this host", "finding", f.Text, "remedy", f.Remedy)
+	}
+	return errors.Join(faults...)
 }
 
 // buildParts makes what touches the host's network.
