@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -71,22 +72,25 @@ func (c topCmd) Run(out output) error {
 			if err != nil {
 				return fmt.Errorf("terminal: %w", err)
 			}
+			if width == 0 || height == 0 { // a terminal that does not know its size
+				width, height = 80, 24
+			}
 			if _, err := screen.WriteString(view.frame(width, height)); err != nil {
 				return err
 			}
 			view.changed = false
 		}
-		key, err := readKey(keys)
+		pressed, err := readKeys(keys)
 		if err != nil {
 			return fmt.Errorf("terminal: %w", err)
 		}
-		if key != "" {
+		for _, key := range pressed {
 			view.press(key)
 			view.changed = true
-			if view.refilter {
-				view.refilter = false
-				last = time.Time{}
-			}
+		}
+		if view.refilter {
+			view.refilter = false
+			last = time.Time{}
 		}
 	}
 	return nil
@@ -111,14 +115,30 @@ func rawTerminal(fd int) (restore func(), err error) {
 	return restore, nil
 }
 
-// readKey returns the bytes one key sends, "" when none was pressed in time.
-func readKey(f *os.File) (string, error) {
-	var key [16]byte
-	n, err := f.Read(key[:])
+// readKeys returns the keys pressed since the last time, none when nothing happened for a tenth of a second.
+func readKeys(f *os.File) ([]string, error) {
+	var typed [256]byte
+	n, err := f.Read(typed[:])
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR) {
-		return "", nil
+		return nil, nil
 	}
-	return string(key[:n]), err
+	return splitKeys(string(typed[:n])), err
+}
+
+// splitKeys takes apart what a terminal sent: a byte per key, but an escape sequence (ESC [, parameters, a final byte from @ to ~) is one.
+func splitKeys(s string) []string {
+	var keys []string
+	for s != "" {
+		n := 1
+		if strings.HasPrefix(s, "\x1b[") {
+			for n = 2; n < len(s) && (s[n] < '@' || s[n] > '~'); n++ {
+			}
+			n = min(n+1, len(s))
+		}
+		keys = append(keys, s[:n])
+		s = s[n:]
+	}
+	return keys
 }
 
 // look asks the gateway once.
@@ -213,10 +233,8 @@ func (v *topView) typed(key string) {
 			v.filter = v.filter[:len(v.filter)-1]
 		}
 	default:
-		for _, ch := range []byte(key) {
-			if ch > ' ' && ch < 0x7f && len(v.filter) < 60 {
-				v.filter += string(rune(ch))
-			}
+		if len(key) == 1 && key[0] > ' ' && key[0] < 0x7f && len(v.filter) < 60 {
+			v.filter += key
 		}
 	}
 	v.first, v.refilter = 0, true

@@ -91,11 +91,11 @@ func TestTopKeys(t *testing.T) {
 	for _, key := range []string{"4", "4", "3", "x", "\x7f", "\x1b[A"} {
 		v.press(key)
 	}
-	if v.filter != "443[A" || !v.typing || !v.refilter {
+	if v.filter != "443" || !v.typing || !v.refilter {
 		t.Errorf("filter %q", v.filter)
 	}
 	v.press("\r")
-	if v.typing || !strings.Contains(v.plain(), "filter: 443[A (Esc clears)") {
+	if v.typing || !strings.Contains(v.plain(), "filter: 443 (Esc clears)") {
 		t.Errorf("filter line missing in\n%s", v.plain())
 	}
 	v.press("\x1b")
@@ -123,5 +123,15 @@ func TestTopKeys(t *testing.T) {
 	v.press("q")
 	if !v.done {
 		t.Error("q does not quit")
+	}
+}
+
+func TestSplitKeys(t *testing.T) {
+	for in, want := range map[string][]string{
+		"q": {"q"}, "80\r": {"8", "0", "\r"}, "\x1b[A\x1b[6~q": {"\x1b[A", "\x1b[6~", "q"}, "\x1b": {"\x1b"}, "\x1b[": {"\x1b["}, "\x1b[12": {"\x1b[12"}, "": nil,
+	} {
+		if diff := cmp.Diff(want, splitKeys(in)); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", in, diff)
+		}
 	}
 }
