@@ -174,6 +174,7 @@ func (p *path) stats(now int64) DirectionStats {
 		QueuedBytes:     p.queuedBytes(now),
 		MaxQueuedBytes:  p.nanosToBytes(p.counters.maxBacklogNanos),
 		LateMaxSeconds:  float64(p.counters.lateMax) / 1e9,
+		StalledSeconds:  float64(p.counters.stalledNanos) / 1e9,
 	}
 }
 

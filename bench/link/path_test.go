@@ -3,6 +3,7 @@ package link
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"math"
 	"slices"
 	"testing"
@@ -316,5 +317,35 @@ func BenchmarkPath(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func TestCheckTellsLatenessFromStalls(t *testing.T) {
+	var c Counters
+	c.late(int64(30 * time.Millisecond))
+	c.stall(int64(30 * time.Millisecond))
+	c.stall(int64(900 * time.Microsecond))
+	p := pathWith(t, minMemoryBytes)
+	p.counters = c
+	for _, k := range []struct {
+		seconds       float64
+		limit         time.Duration
+		share         float64
+		late, stalled bool
+	}{
+		{60, 2 * time.Millisecond, 0.001, true, false},
+		{10, 2 * time.Millisecond, 0.001, true, true},
+		{10, 40 * time.Millisecond, 0.01, false, false},
+	} {
+		s := Stats{Seconds: k.seconds, BtoA: p.stats(0)}
+		if err := s.Check(k.limit); errors.Is(err, ErrInexact) != k.late {
+			t.Errorf("%+v: Check gave %v", k, err)
+		}
+		if err := s.CheckStalls(k.share); errors.Is(err, ErrInexact) != k.stalled {
+			t.Errorf("%+v: CheckStalls gave %v", k, err)
+		}
+	}
+	if s := (Stats{BtoA: DirectionStats{Counters: Counters{MemoryDrops: 1}}}); s.CheckStalls(1) == nil {
+		t.Error("a link that ran out of memory calls itself exact")
 	}
 }

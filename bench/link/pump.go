@@ -27,7 +27,7 @@ import (
 const (
 	roundReads      = 64 // packets read before deliveries are looked at again
 	freeWakeups     = 32 // wake-ups in hand before naps begin; one comes back per tick
-	pumpPriority    = 10 // of SCHED_FIFO; any beats the programs of the lab
+	priority        = 10 // of SCHED_FIFO; any beats the programs of the lab
 	pollForever     = -1
 	maxWakeNanos    = 250_000 // bounds what is learned about waking up: more than that is no sleep but a busy machine, which is to show
 	wakeWeight      = 8       // a wake-up counts for 1/8 in the running mean
@@ -61,6 +61,7 @@ type pump struct {
 	wakeupsAt   int64 // when the last one came back
 	wakeNanos   int64 // running mean of how long after its time a timer wakes the thread
 	early       int64 // how much before its time a piece may be delivered in this round
+	stalled     bool  // what held the round up is counted
 	asleep      int64 // how long ago the packet that ended the sleep is taken to have come in
 	stop        bool
 	fault       error
@@ -77,8 +78,13 @@ func prepare(wantRealtime bool) error {
 	if !wantRealtime {
 		return nil
 	}
-	attributes := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: pumpPriority}
-	return os.NewSyscallError("sched_setattr", unix.SchedSetAttr(0, attributes, 0))
+	return setRealtime(0)
+}
+
+// setRealtime puts a thread (0 is the calling one) under SCHED_FIFO; threads that it starts inherit that.
+func setRealtime(tid int) error {
+	attributes := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: priority}
+	return os.NewSyscallError("sched_setattr", unix.SchedSetAttr(tid, attributes, 0))
 }
 
 // loop runs until a command stops it or the device is gone. It holds its thread and ends it with itself.
@@ -147,11 +153,14 @@ func (p *pump) loadHand(k int) {
 }
 
 func (p *pump) writeDue() {
-	for {
+	for first := true; ; first = false {
 		due, ok := p.due()
 		now := p.now()
 		if !ok || due > now+p.early {
 			return
+		}
+		if first && !p.stalled { // an overlong nap has been counted
+			p.counters.stall(now - due)
 		}
 		e := p.deliver()
 		switch {
@@ -193,7 +202,7 @@ func (p *pump) sleep() {
 			return
 		}
 	}
-	p.early, p.asleep = 0, 0
+	p.early, p.asleep, p.stalled = 0, 0, false
 	tick := int64(p.tick)
 	if tick > 0 {
 		if back := (now - p.wakeupsAt) / tick; back > 0 {
@@ -213,7 +222,10 @@ func (p *pump) sleep() {
 func (p *pump) nap(now int64) {
 	ts := unix.NsecToTimespec(int64(p.tick))
 	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
-	p.counters.late(p.now() - now - int64(p.tick)) // what came in meanwhile comes in late
+	late := p.now() - now - int64(p.tick)
+	p.counters.late(late) // what came in meanwhile comes in late
+	p.counters.stall(late)
+	p.stalled = true
 	p.early = int64(p.tick) / 2
 }
 

@@ -151,8 +151,12 @@ func (c *linkStatsCmd) Run() error {
 	return printStats(os.Stdout, &stats)
 }
 
-// lateLimit is how late a packet may have been for the link to be called exact.
-const lateLimit = 2 * time.Millisecond
+// lateLimit is how late a packet may have been for the link to be called exact; stallLimit is the share of its time that it may have stood
+// still for a throughput measured over it to count.
+const (
+	lateLimit  = 2 * time.Millisecond
+	stallLimit = 0.002
+)
 
 // printStats writes a table for people.
 func printStats(w io.Writer, s *link.Stats) error {
@@ -179,6 +183,9 @@ func printStats(w io.Writer, s *link.Stats) error {
 		{"latest", func(d *link.DirectionStats) string {
 			return fmt.Sprintf("%.3f ms, %d over 1 ms", d.LateMaxSeconds*1e3, d.LateOver1ms)
 		}},
+		{"stood still", func(d *link.DirectionStats) string {
+			return fmt.Sprintf("%.3f s (%.3f %%)", d.StalledSeconds, 100*d.StalledSeconds/max(s.Seconds, 1e-9))
+		}},
 		{"errors, out of memory", func(d *link.DirectionStats) string { return fmt.Sprintf("%d, %d", d.Errors, d.MemoryDrops) }},
 	} {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", row.name, row.cell(&s.AtoB), row.cell(&s.BtoA))
@@ -188,7 +195,10 @@ func printStats(w io.Writer, s *link.Stats) error {
 	}
 	verdict := "exact: no packet was more than " + lateLimit.String() + " late"
 	if err := s.Check(lateLimit); err != nil {
-		verdict = "NOT EXACT, throw the measurement away: " + err.Error()
+		verdict = fmt.Sprintf("NOT EXACT, measure latency again: %v", err)
+		if err := s.CheckStalls(stallLimit); err != nil {
+			verdict = fmt.Sprintf("NOT EXACT, throw the measurement away: %v", err)
+		}
 	}
 	_, err := fmt.Fprintln(w, verdict)
 	return err
