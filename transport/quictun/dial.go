@@ -99,7 +99,7 @@ func (e *Endpoint) dial(ctx context.Context, tr *quic.Transport, p *peer, endpoi
 		packet = smallPacketBytes
 	}
 	tlsConf := tlsConfig(e.cert, func(spki []byte, name string) error {
-		if match(p.pins, spki) >= 0 {
+		if match(*p.pins.Load(), spki) >= 0 {
 			return nil
 		}
 		return fmt.Errorf("%w %s: %w", ErrUnknownKey, name, alertAccessDenied)

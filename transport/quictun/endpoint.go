@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -49,7 +50,7 @@ type Peer struct {
 // peer is a Peer at work.
 type peer struct {
 	Peer
-	pins  []pin
+	pins  atomic.Pointer[[]pin]
 	lower bool // our key is bytewise smaller than all of the peer's: we dial first
 
 	mu        sync.Mutex
@@ -90,15 +91,10 @@ func Listen(cfg Config) (*Endpoint, error) {
 			return nil, fmt.Errorf("quictun: peer %q without a link or a public key", p.Name)
 		}
 		x := &peer{Peer: p, lower: true}
+		if err := x.setKeys(p.PublicKeys, own); err != nil {
+			return nil, err
+		}
 		for _, key := range p.PublicKeys {
-			pin, err := makePin(key)
-			if err != nil {
-				return nil, fmt.Errorf("peer %q: %w", p.Name, err)
-			}
-			if bytes.Equal(key, own) {
-				return nil, fmt.Errorf("quictun: peer %q has this side's own key", p.Name)
-			}
-			x.pins = append(x.pins, pin)
 			x.lower = x.lower && bytes.Compare(own, key) < 0
 		}
 		e.peers = append(e.peers, x)
@@ -108,6 +104,37 @@ func Listen(cfg Config) (*Endpoint, error) {
 		return nil, fmt.Errorf("quictun: listen on UDP %s: %w", cfg.Listen, err)
 	}
 	return e, nil
+}
+
+// setKeys pins the keys the peer may present from now on.
+func (p *peer) setKeys(keys []ed25519.PublicKey, own ed25519.PublicKey) error {
+	if len(keys) == 0 {
+		return fmt.Errorf("quictun: peer %q without a public key", p.Name)
+	}
+	var pins []pin
+	for _, key := range keys {
+		pin, err := makePin(key)
+		if err != nil {
+			return fmt.Errorf("peer %q: %w", p.Name, err)
+		}
+		if bytes.Equal(key, own) {
+			return fmt.Errorf("quictun: peer %q has this side's own key", p.Name)
+		}
+		pins = append(pins, pin)
+	}
+	p.pins.Store(&pins)
+	return nil
+}
+
+// SetKeys replaces the keys a peer may present. Lanes that are up stay up, whatever key they were made with: restart the peer's gateway to
+// make it show its new one.
+func (e *Endpoint) SetKeys(peer string, keys []ed25519.PublicKey) error {
+	for _, p := range e.peers {
+		if p.Name == peer {
+			return p.setKeys(keys, e.cfg.PrivateKey.Public().(ed25519.PublicKey))
+		}
+	}
+	return fmt.Errorf("quictun: no peer %q", peer)
 }
 
 // Addr is the address the endpoint listens on.
@@ -197,7 +224,7 @@ func (e *Endpoint) serverTLS() *tls.Config {
 
 func (e *Endpoint) peerOf(spki []byte) (found *peer) {
 	for _, p := range e.peers {
-		if match(p.pins, spki) >= 0 {
+		if match(*p.pins.Load(), spki) >= 0 {
 			found = p
 		}
 	}

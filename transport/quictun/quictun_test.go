@@ -152,7 +152,7 @@ func connector(t *testing.T) tuntest.Connect {
 		}
 		tr := &quic.Transport{Conn: e.conn}
 		t.Cleanup(func() { _ = tr.Close(); _ = e.Close() })
-		return e, tr, e.peers[0].pins[0]
+		return e, tr, (*e.peers[0].pins.Load())[0]
 	}
 	ea, ta, pa := open(ka, public(kb))
 	eb, tb, _ := open(kb, public(ka))
