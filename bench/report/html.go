@@ -136,12 +136,11 @@ func (r *Report) scenario(rows []*Row, a About, colour map[string]int) scenarioV
 		picture(title, lines(title, "bytes", seriesOf(rows, phase, colour, func(p Point) float64 { return float64(p.LagBytes) }), Bytes))
 	}
 	for _, row := range rows {
-		payload := 0.0
-		for _, run := range row.Runs {
-			payload = max(payload, float64(run.PayloadBytes))
+		if row.empty() {
+			continue
 		}
 		view.Rows = append(view.Rows, rowView{
-			Phase: row.Phase, Column: row.label(), Payload: Bytes(payload), Time: cell(row, "time"), Wire: cell(row, "wire bytes"), Faster: r.gain(row, "time"),
+			Phase: row.Phase, Column: row.label(), Payload: Bytes(payload(row)), Time: cell(row, "time"), Wire: cell(row, "wire bytes"), Faster: r.gain(row, "time"),
 			Fewer: r.gain(row, "wire bytes"), Latency: pairOf(row, "latency p50", "latency p99", " / "), Cost: pairOf(row, "CPU", "RSS", ", "),
 			Missing: row.Missing, Strong: row.Column == measured,
 		})

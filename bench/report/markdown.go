@@ -52,7 +52,7 @@ func (m Machine) lines(r *Report) []string {
 }
 
 func (o Outcome) figure() string {
-	figure := map[string]string{"time": "faster", "wire bytes": "fewer bytes", "latency p50": "lower median latency"}[o.Metric]
+	figure := map[string]string{"time": "faster", "time per byte": "faster", "wire bytes": "fewer bytes", "latency p50": "lower median latency"}[o.Metric]
 	if figure == "" {
 		figure = "less " + o.Metric
 	}
@@ -78,16 +78,15 @@ func (r *Report) markdownLink(b *strings.Builder, link string, about []About) {
 	fmt.Fprintf(b, "`%s`\n\n", rows[0].LinkParams)
 	b.WriteString("| scenario | column | payload | time | on the wire | faster | fewer bytes | latency p50 / p99 | gateways' CPU, RSS |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, row := range rows {
+		if row.empty() {
+			continue
+		}
 		fmt.Fprintf(b, "| %s %s | %s |", row.Scenario, row.Phase, row.label())
 		if row.Missing != "" {
 			fmt.Fprintf(b, " not run: %s | | | | | | |\n", row.Missing)
 			continue
 		}
-		payload := 0.0
-		for _, run := range row.Runs {
-			payload = max(payload, float64(run.PayloadBytes))
-		}
-		fmt.Fprintf(b, " %s | %s | %s | %s | %s | %s | %s |\n", Bytes(payload), cell(row, "time"), cell(row, "wire bytes"),
+		fmt.Fprintf(b, " %s | %s | %s | %s | %s | %s | %s |\n", Bytes(payload(row)), cell(row, "time"), cell(row, "wire bytes"),
 			r.gain(row, "time"), r.gain(row, "wire bytes"), pairOf(row, "latency p50", "latency p99", " / "), pairOf(row, "CPU", "RSS", ", "))
 	}
 }
@@ -127,6 +126,9 @@ func (r *Report) ofLink(link string, about []About) []*Row {
 	}
 	return rows
 }
+
+// empty says that there is nothing to show: a phase that the column does not play.
+func (row *Row) empty() bool { return len(row.Runs) == 0 && row.Missing == "" }
 
 // label is the column with what TCP it was.
 func (row *Row) label() string {

@@ -42,9 +42,17 @@ func Metrics() []Metric {
 	}
 }
 
-// metric returns the one of that name.
+// metric returns the one of that name; time per byte is for targets, where payloads may differ, and in no comparison.
 func metric(name string) Metric {
-	all := Metrics()
+	all := append(Metrics(), Metric{
+		Name: "time per byte", Text: Seconds,
+		Value: func(r Run) (float64, bool) {
+			if r.PayloadBytes == 0 {
+				return 0, false
+			}
+			return r.Seconds / float64(r.PayloadBytes), true
+		},
+	})
 	return all[slices.IndexFunc(all, func(m Metric) bool { return m.Name == name })]
 }
 

@@ -87,6 +87,8 @@ type Run struct {
 	LateSeconds float64 `json:"link_late_seconds,omitempty"`
 	// Void says why the run does not count; such runs are kept and left out of every median.
 	Void string `json:"void,omitempty"`
+	// SameAs names the phase this run was taken from: a repetition of the same bytes by something that remembers nothing.
+	SameAs string `json:"same_as,omitempty"`
 	// Calculated marks a run that was worked out from sizes, not carried over the link.
 	Calculated bool `json:"calculated,omitempty"`
 }

@@ -45,6 +45,21 @@ func Columns() []Column {
 	}
 }
 
+// remembers says whether what was sent before can make a later phase cheaper. It cannot with plain TCP, whose repetitions are therefore
+// not measured twice; rsync finds its own files again.
+func (c Column) remembers() bool { return c.Gateway || c.Tool == "rsync -z" }
+
+// phases are those that the column plays: all, but only the first one for the direct columns that are not the baseline.
+func (c Column) phases(s *Scenario) []string {
+	var played []string
+	for i, phase := range s.Phases {
+		if c.remembers() || (c.Baseline && repeats(phase) == "") || i == 0 {
+			played = append(played, phase)
+		}
+	}
+	return played
+}
+
 // Buffers describes the TCP buffers for readers.
 func (c Column) Buffers() string {
 	switch {

@@ -65,3 +65,8 @@ func FindLink(name string) (Link, error) {
 	}
 	return links[i], nil
 }
+
+// duration is how long n bytes take at the full rate alone.
+func (l Link) duration(n int64) time.Duration {
+	return time.Duration(float64(n) * 8 / float64(l.RateBitsPerSec) * float64(time.Second))
+}

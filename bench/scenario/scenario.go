@@ -35,7 +35,7 @@ type Scenario struct {
 	Root bool
 	// Alternatives are the tools it knows to use instead; see Column.Tool.
 	Alternatives []string
-	// Once marks scenarios whose direct columns need the first phase only: plain TCP remembers nothing, so the others take as long.
+	// Prepare makes the material for one link.
 	Prepare func(ctx context.Context, kit Kit) (Material, error)
 }
 
@@ -86,6 +86,14 @@ type Work struct {
 	Lag     []server.Lag
 	// Took replaces the time from beginning to end, for load generators that run for a given time; 0 keeps it.
 	Took time.Duration
+}
+
+// repeats says which earlier phase a phase repeats byte for byte, "" for none. For whoever remembers nothing it is the same again.
+func repeats(phase string) string {
+	if phase == again || phase == "second site" {
+		return cold
+	}
+	return ""
 }
 
 // All lists the scenarios in the order in which they are shown.

@@ -100,14 +100,22 @@ func (b *Bulk) serve(conn *net.TCPConn) {
 // Size is the file's length.
 func (b *Bulk) Size() int64 { return b.size }
 
+// Address is where the sender listens.
+func (b *Bulk) Address() string { return b.listener.Addr().String() }
+
 // Receive connects from a place, takes length bytes from offset on, and hashes them.
 func (b *Bulk) Receive(ctx context.Context, from Place, offset, length int64, options SocketOptions) (Output, error) {
+	return b.ReceiveFrom(ctx, from, b.Address(), offset, length, options)
+}
+
+// ReceiveFrom is Receive by way of an address that leads to the sender.
+func (b *Bulk) ReceiveFrom(ctx context.Context, from Place, address string, offset, length int64, options SocketOptions) (Output, error) {
 	if offset < 0 || length < 0 || offset > b.size || length > b.size-offset {
 		return Output{}, fmt.Errorf("%w: %d bytes from %d of %d", ErrRange, length, offset, b.size)
 	}
 	sum := sha256.New()
 	m := &meter{w: sum, began: time.Now()}
-	conn, err := from.Dial(ctx, b.listener.Addr().String(), options.apply)
+	conn, err := from.Dial(ctx, address, options.apply)
 	if err != nil {
 		return Output{}, err
 	}

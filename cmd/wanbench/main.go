@@ -19,12 +19,18 @@ type commands struct {
 	Demo    demoCmd    `cmd:"" help:"Show the main job: two gateways over an emulated link, the same data directly, cold, again and with edits."`
 	Link    linkCmd    `cmd:"" help:"The lab and its emulated WAN link by hand."`
 	Codec   codecCmd   `cmd:"" help:"Run files through encoder and decoder in turn, one history: ratio, speed, verified byte by byte."`
+	Run     runCmd     `cmd:"" help:"Measure scenarios over the emulated link: directly, through wanpair and by what a user would pick instead, in one run."`
+	List    listCmd    `cmd:"" help:"List scenarios, links and columns."`
+	Compare compareCmd `cmd:"" help:"Say what got better or worse beyond the noise between two runs; exit status 1 when something got worse."`
 	Corpus  corpusCmd  `cmd:"" help:"Build the data to measure with: real releases, dumps, backups, pictures."`
 	Version versionCmd `cmd:"" help:"Print version, commit and Go release."`
 }
 
 // version is stamped by the build (-ldflags "-X main.version=..."); empty means: take what the Go tool recorded.
 var version string
+
+// commit is stamped likewise.
+var commit string
 
 type versionCmd struct{}
 
