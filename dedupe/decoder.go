@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
 
 	"wanpair/dedupe/anchor"
 	"wanpair/dedupe/history"
+	"wanpair/dedupe/literal"
 	"wanpair/dedupe/token"
 )
 
@@ -33,6 +35,9 @@ type Decoder struct {
 	ended     bool
 	failed    bool
 	lastBlock *history.Block
+
+	mu     sync.Mutex // held by Decode, so that Close does not take the stream away under it
+	stream *literal.Decoder
 }
 
 // NewDecoder returns the decoder of a flow's receiving direction, in the running session.
@@ -47,7 +52,12 @@ func (c *Codec) NewDecoder(flow uint64) *Decoder {
 }
 
 // Close ends the decoder. The blocks it filled stay open until the peer hands them on or seals them.
-func (d *Decoder) Close() { d.gone.Store(true) }
+func (d *Decoder) Close() {
+	d.gone.Store(true)
+	d.mu.Lock()
+	d.endStream()
+	d.mu.Unlock()
+}
 
 // Decode appends the raw bytes of one frame to dst, rawLen of them, verified. end says that the frame was the direction's last and that
 // length and hash of the whole direction agree. The error is ErrGrammar, ErrChecksum, a *MissError, ErrSession or ErrClosed; dst is then
@@ -62,6 +72,8 @@ func (d *Decoder) Decode(dst, payload []byte, rawLen int) (out []byte, end bool,
 	case s == nil || s != d.sess:
 		return nil, false, ErrSession
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	sc := c.borrow()
 	defer c.giveBack(sc)
 	out, err = d.decode(dst, payload, rawLen, sc)
@@ -124,9 +136,37 @@ func (d *Decoder) unpack(f *token.Frame, sc *scratch) (tokens, lits []byte, err 
 			return nil, nil, fmt.Errorf("%w: literals: %w", ErrGrammar, err)
 		}
 	default:
-		return nil, nil, fmt.Errorf("%w: a streaming context was never granted", ErrGrammar)
+		if lits, err = d.streamed(f, sc); err != nil {
+			return nil, nil, fmt.Errorf("%w: literals: %w", ErrGrammar, err)
+		}
+	}
+	if f.ContextCloses || f.End {
+		d.endStream()
 	}
 	return tokens, lits, nil
+}
+
+// streamed decodes the next piece of the flow's literal stream.
+func (d *Decoder) streamed(f *token.Frame, sc *scratch) (lits []byte, err error) {
+	begins := f.Literals == token.StreamBegin
+	if d.stream == nil {
+		if !begins {
+			return nil, literal.ErrNoContext
+		}
+		if d.stream, err = d.sess.lender.Decoder(); err != nil {
+			return nil, err
+		}
+	}
+	sc.coded = slices.Grow(sc.coded[:0], f.LiteralRawBytes)
+	return d.stream.Decode(sc.coded, f.Literal, f.LiteralRawBytes, begins)
+}
+
+// endStream gives the flow's streaming context back.
+func (d *Decoder) endStream() {
+	if d.stream != nil {
+		d.stream.Close()
+		d.stream = nil
+	}
 }
 
 // resolve appends the raw bytes that tokens and literals stand for and notes the copies in sc.matcher.spans.

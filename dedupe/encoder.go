@@ -2,6 +2,7 @@ package dedupe
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -26,6 +27,12 @@ const (
 	sparser = 3
 	// minZstd is the shortest piece given to zstd: its frame costs 9 bytes.
 	minZstd = 32
+	// minStream is the shortest piece given to a stream: its block costs 3 bytes.
+	minStream = 12
+	// bulkLiterals: a flow that has sent this much is worth a streaming context.
+	bulkLiterals = 32 << 10
+	// shortFrame: while contexts are scarce, a flow that fills less than this has nothing more to send at the moment and gives its context back.
+	shortFrame = 32 << 10
 )
 
 // pending is a store entry of a frame that is not acknowledged: the block holds end bytes when it is.
@@ -63,6 +70,8 @@ type Encoder struct {
 	matched   bool    // a copy was emitted
 	ended     bool
 	lastBlock *history.Block // for the hint where the flow goes on
+	stream    *literal.Encoder
+	literals  int // bytes of literals so far
 
 	mu      sync.Mutex
 	block   *history.Block // being filled
@@ -102,15 +111,16 @@ func (e *Encoder) Encode(dst, src []byte, number uint64, end bool) ([]byte, erro
 	c.life.RLock()
 	defer c.life.RUnlock()
 	switch s := c.sess.Load(); {
-	case c.closed || e.gone.Load() || e.ended:
+	case c.closed:
 		return nil, ErrClosed
 	case s == nil || s != e.sess:
 		return nil, ErrSession
 	}
-	for !e.busy.CompareAndSwap(false, true) {
-		// The block is being looked at by another flow that wants one; that takes nanoseconds.
-	}
+	e.enter()
 	defer e.busy.Store(false)
+	if e.gone.Load() || e.ended {
+		return nil, ErrClosed
+	}
 	sc := c.borrow()
 	defer c.giveBack(sc)
 
@@ -125,6 +135,13 @@ func (e *Encoder) Encode(dst, src []byte, number uint64, end bool) ([]byte, erro
 	e.sent.Store(number + 1)
 	c.stats.rawIn.Add(int64(len(src)))
 	return dst, nil
+}
+
+// enter waits until nobody else is at the encoder: another flow that looks for a block, or Close. Both are short.
+func (e *Encoder) enter() {
+	for !e.busy.CompareAndSwap(false, true) {
+		runtime.Gosched()
+	}
 }
 
 // encode finds the copies, stores and appends the frame.
@@ -179,13 +196,14 @@ func (e *Encoder) finish(dst []byte, h *token.Header, sc *scratch, raw bool) []b
 	h.TokenBytes = len(tokens)
 	h.LiteralRawBytes = len(m.lits)
 	lits := m.lits
-	if !raw && len(lits) >= minZstd {
-		if z, ok := c.pool.Append(sc.coded[:0], lits, c.effort()); ok {
-			sc.coded = z
-			lits, h.Literals = z, token.Zstd
-		}
+	if !raw && len(lits) >= minZstd || e.stream != nil && len(lits) >= minStream {
+		lits = e.code(h, sc)
 		e.litIn = 0.95*e.litIn + float32(len(m.lits))
 		e.litOut = 0.95*e.litOut + float32(len(lits))
+	}
+	if e.stream != nil && (h.End || e.sess.lender.Scarce() && h.RawBytes < shortFrame) {
+		h.ContextCloses = !h.End
+		e.endStream()
 	}
 	h.LiteralBytes = len(lits)
 	dst = token.AppendHeader(dst, h)
@@ -198,6 +216,43 @@ func (e *Encoder) finish(dst []byte, h *token.Header, sc *scratch, raw bool) []b
 	c.stats.matched.Add(int64(h.RawBytes - len(m.lits)))
 	c.stats.copies.Add(int64(len(m.spans)))
 	return append(dst, lits...)
+}
+
+// code compresses a frame's literals: with the flow's stream when it has one or is worth one, else on their own.
+func (e *Encoder) code(h *token.Header, sc *scratch) []byte {
+	lits := sc.matcher.lits
+	e.literals += len(lits)
+	if e.stream == nil && e.literals >= bulkLiterals && !h.End {
+		e.stream = e.sess.lender.Encoder(e.c.effort())
+	}
+	if e.stream != nil {
+		z, begins, err := e.stream.Append(sc.coded[:0], lits)
+		if err == nil {
+			h.Literals = token.StreamContinue
+			if begins {
+				h.Literals = token.StreamBegin
+			}
+			sc.coded = z
+			return z
+		}
+		// The encoder writes to memory, so this does not happen; if it does, the stream is over.
+		h.ContextCloses = true
+		e.endStream()
+	}
+	if z, ok := e.c.pool.Append(sc.coded[:0], lits, e.c.effort()); ok {
+		sc.coded = z
+		h.Literals = token.Zstd
+		return z
+	}
+	return lits
+}
+
+// endStream gives the flow's streaming context back.
+func (e *Encoder) endStream() {
+	if e.stream != nil {
+		e.stream.Close()
+		e.stream = nil
+	}
 }
 
 // appendBitmap appends a bit per copy: stored again or not.
@@ -270,6 +325,9 @@ func (e *Encoder) Close(clean bool) {
 	if e.gone.Swap(true) {
 		return
 	}
+	e.enter()
+	defer e.busy.Store(false)
+	e.endStream()
 	e.unregister()
 	e.mu.Lock()
 	open, unacked := e.block, e.pending

@@ -11,8 +11,8 @@ import (
 
 // Constants of the match rules; docs/dedupe.md says what each was measured to be worth.
 const (
-	// minMatch is the shortest match taken from the index: the window that its fingerprint stands for.
-	minMatch = anchor.Window
+	// minMatch is the shortest match taken at an anchor, where literals are worth as much as that.
+	minMatch = 32
 	// matchPerRatio: a match must be at least this many bytes long per unit of the ratio at which zstd codes the literals around it, or a token
 	// (about 5 bytes) costs more than the literals it saves.
 	matchPerRatio = 8
@@ -171,9 +171,12 @@ type matcher struct {
 	e      *Encoder
 	view   view
 	in     []byte
-	mask   uint32
+	mask   uint64
 	anchor []found // anchors met in what was not matched
 	spans  []span
+	going  bool   // a copy was made in this direction: log and pos count
+	log    uint8  // of the last copy
+	pos    uint64 // where the last copy would go on
 	lits   []byte
 	tokens []byte
 	fine   []int32 // positions + 1 of the fine search, by hash
@@ -183,12 +186,13 @@ type matcher struct {
 }
 
 // run finds the copies of in. Afterwards tokens, spans and lits describe it whole, and lits ends with the trailing literals.
-func (m *matcher) run(e *Encoder, in []byte, mask uint32, minLen int) {
+func (m *matcher) run(e *Encoder, in []byte, mask uint64, minLen int) {
 	m.e, m.in, m.mask = e, in, mask
 	m.anchor, m.spans, m.lits, m.tokens = m.anchor[:0], m.spans[:0], m.lits[:0], m.tokens[:0]
 	m.seamed = copy(m.seam[:anchor.Window], e.tail[anchor.Window-e.tailLen:])
 	copy(m.seam[m.seamed:], in[:min(len(in), anchor.Window)])
 	h := anchor.Roll(0, m.seam[:m.seamed])
+	m.going, m.log, m.pos = e.matched, e.cursor.Log(), e.cursor.Expected()
 
 	lit := m.resume()
 	i := lit
@@ -206,24 +210,67 @@ func (m *matcher) run(e *Encoder, in []byte, mask uint32, minLen int) {
 			continue
 		}
 		fp := anchor.Fingerprint(window)
-		best := m.probe(fp, lit, i)
+		best := m.probe(fp, lit, i, minLen)
 		need := minLen
-		if best.n >= minMatch && best.log == e.cursor.Log() && best.pos == e.cursor.Expected()+uint64(best.src-lit) {
+		if best.n >= minMatch && best.log == m.log && best.pos == m.pos+uint64(best.src-lit) {
 			need = max(minMatch, minLen/3)
 		}
 		if best.n < need {
 			m.anchor = append(m.anchor, found{fp, i})
 			continue
 		}
-		lit = m.bridge(lit, best)
-		m.emit(lit, best)
-		i = best.src + best.n
-		i = m.chase(i)
+		lit, best = m.absorb(lit, best)
+		m.bridge(lit, best)
+		m.emit(best)
+		i = m.chase(best.src + best.n)
 		lit = i
 		h = m.roll(i)
 	}
-	m.lits = append(m.lits, in[lit:]...)
-	e.cursor.Trail(len(in) - lit)
+	m.write()
+}
+
+// absorb lets a match that begins right behind a copy grow backwards, and drops the copies that it covers whole: they were the best known at
+// their place, mostly short ones on the diagonal of the match before. It returns where the literals before the match begin.
+func (m *matcher) absorb(lit int, s span) (int, span) {
+	for n := len(m.spans); n > 0 && s.src == lit; n = len(m.spans) {
+		last := m.spans[n-1]
+		before := 0 // end of the copy before last
+		if n > 1 {
+			before = m.spans[n-2].src + m.spans[n-2].n
+		}
+		k := m.view.backward(m.in[before:s.src], s.log, s.pos)
+		if k < last.n {
+			break
+		}
+		m.spans = m.spans[:n-1]
+		s.src, s.n, s.pos = s.src-k, s.n+k, s.pos-uint64(k)
+		lit = before
+		m.going, m.log, m.pos = m.e.matched, m.e.cursor.Log(), m.e.cursor.Expected()
+		if n > 1 {
+			p := m.spans[n-2]
+			m.going, m.log, m.pos = true, p.log, p.pos+uint64(p.n)
+		}
+	}
+	return lit, s
+}
+
+// emit adds a copy.
+func (m *matcher) emit(s span) {
+	m.spans = append(m.spans, s)
+	m.going, m.log, m.pos = true, s.log, s.pos+uint64(s.n)
+}
+
+// write turns the copies found into tokens and literals.
+func (m *matcher) write() {
+	c, lit := &m.e.cursor, 0
+	for _, s := range m.spans {
+		m.tokens = c.Append(m.tokens, token.Copy{Literal: s.src - lit, Length: s.n, Log: s.log, Position: s.pos})
+		m.lits = append(m.lits, m.in[lit:s.src]...)
+		lit = s.src + s.n
+	}
+	m.lits = append(m.lits, m.in[lit:]...)
+	c.Trail(len(m.in) - lit)
+	m.e.matched = m.going
 }
 
 // window returns the bytes before offset i that a fingerprint covers, reaching into the frame before; nil when there are too few.
@@ -239,7 +286,7 @@ func (m *matcher) window(i int) []byte {
 }
 
 // roll returns the rolling hash at offset i.
-func (m *matcher) roll(i int) uint32 {
+func (m *matcher) roll(i int) uint64 {
 	if i >= anchor.Window {
 		return anchor.Roll(0, m.in[i-anchor.Window:i])
 	}
@@ -248,11 +295,10 @@ func (m *matcher) roll(i int) uint32 {
 
 // resume tries to go on with the last match of the frame before and returns how far that carries.
 func (m *matcher) resume() int {
-	e := m.e
-	if !e.matched || len(m.in) < minContinue/2 {
+	if !m.going || len(m.in) < minContinue/2 {
 		return 0
 	}
-	pos, log := e.cursor.Expected(), e.cursor.Log()
+	pos, log := m.pos, m.log
 	n := m.view.forward(m.in, log, pos)
 	if n < minContinue && n < len(m.in) {
 		next, ok := m.view.follow(log, pos)
@@ -263,14 +309,14 @@ func (m *matcher) resume() int {
 			return 0
 		}
 	}
-	m.emit(0, span{src: 0, n: n, log: log, pos: pos, goesOn: true})
+	m.emit(span{src: 0, n: n, log: log, pos: pos, goesOn: true})
 	return m.chase(n)
 }
 
 // chase goes on, from input offset i where a match ended, with the block in which the matched flow went on, as long as that matches.
 func (m *matcher) chase(i int) int {
 	for i < len(m.in) {
-		log, pos := m.e.cursor.Log(), m.e.cursor.Expected()
+		log, pos := m.log, m.pos
 		next, ok := m.view.follow(log, pos)
 		if !ok {
 			break
@@ -279,16 +325,25 @@ func (m *matcher) chase(i int) int {
 		if n < minContinue {
 			break
 		}
-		m.emit(i, span{src: i, n: n, log: log, pos: next, goesOn: true})
+		m.emit(span{src: i, n: n, log: log, pos: next, goesOn: true})
 		i += n
 	}
 	return i
 }
 
 // probe looks a fingerprint up and returns the longest match through offset i that begins at lit or later.
-func (m *matcher) probe(fp uint64, lit, i int) (best span) {
+func (m *matcher) probe(fp uint64, lit, i, minLen int) (best span) {
 	var hits [index.Bucket]index.Hit
 	n := m.view.c.index.Lookup(fp, &hits)
+	if m.going {
+		// The diagonal of the copy before, for what changed in place: of windows that occur often the index knows the newest two only.
+		pos := m.pos + uint64(i-lit)
+		b := m.view.backward(m.in[lit:i], m.log, pos)
+		f := m.view.forward(m.in[i:], m.log, pos)
+		if b+f >= 2*minLen {
+			best = span{src: i - b, n: b + f, log: m.log, pos: pos - uint64(b)}
+		}
+	}
 	for _, h := range hits[:n] {
 		b := m.view.backward(m.in[lit:i], h.Log, h.Position)
 		if b < min(anchor.Window, i-lit) {
@@ -303,37 +358,28 @@ func (m *matcher) probe(fp uint64, lit, i int) (best span) {
 	return best
 }
 
-// emit appends the token of a copy whose literals begin at lit.
-func (m *matcher) emit(lit int, s span) {
-	m.tokens = m.e.cursor.Append(m.tokens, token.Copy{Literal: s.src - lit, Length: s.n, Log: s.log, Position: s.pos})
-	m.lits = append(m.lits, m.in[lit:s.src]...)
-	m.spans = append(m.spans, s)
-	m.e.matched = true
-}
-
-// bridge looks for what two matches have between them, now that the second is known, and returns where its literals begin.
-func (m *matcher) bridge(lit int, next span) int {
+// bridge looks for what two matches have between them, now that the second is known.
+func (m *matcher) bridge(lit int, next span) {
 	if len(m.spans) == 0 || next.src == lit {
-		return lit
+		return
 	}
 	last := &m.spans[len(m.spans)-1]
 	if last.log != next.log {
-		return lit
+		return
 	}
 	end := last.pos + uint64(last.n)
 	gap := next.src - lit
 	ahead := next.pos - end // wraps when the second match lies before the first
 	switch {
 	case ahead == uint64(gap):
-		return m.diagonal(lit, next, end)
+		m.diagonal(lit, next, end)
 	case gap <= fineRange && ahead > 0 && ahead <= fineRange && ahead <= uint64(4*gap+256):
-		return m.fineSearch(lit, next, end)
+		m.fineSearch(lit, next, end)
 	}
-	return lit
 }
 
 // diagonal compares a gap byte by byte with the equally long gap in the log.
-func (m *matcher) diagonal(lit int, next span, end uint64) int {
+func (m *matcher) diagonal(lit int, next span, end uint64) {
 	var ref []byte
 	base := lit
 	ref, m.join[0] = m.view.read(next.log, end, next.src-lit, m.join[0])
@@ -343,20 +389,18 @@ func (m *matcher) diagonal(lit int, next span, end uint64) int {
 		if binary.LittleEndian.Uint64(m.in[i:]) == binary.LittleEndian.Uint64(ref[j:]) {
 			f := anchor.Forward(m.in[i:stop], ref[j:])
 			if f >= minDiagonal {
-				m.emit(lit, span{src: i, n: f, log: next.log, pos: end + uint64(j)})
-				lit = i + f
+				m.emit(span{src: i, n: f, log: next.log, pos: end + uint64(j)})
 			}
 			i += f
 		}
 		i++
 	}
-	return lit
 }
 
 // fineSearch looks for short matches of a gap in the short stretch of log between two matches.
-func (m *matcher) fineSearch(lit int, next span, end uint64) int {
+func (m *matcher) fineSearch(lit int, next span, end uint64) {
 	if next.src-lit < minDiagonal {
-		return lit
+		return
 	}
 	var ref []byte
 	ref, m.join[0] = m.view.read(next.log, end, int(next.pos-end), m.join[0])
@@ -373,7 +417,7 @@ func (m *matcher) fineSearch(lit int, next span, end uint64) int {
 			b := anchor.Backward(m.in[lit:i], ref[:r])
 			f := anchor.Forward(m.in[i:next.src], ref[r:])
 			if b+f >= need {
-				m.emit(lit, span{src: i - b, n: b + f, log: next.log, pos: end + uint64(r-b)})
+				m.emit(span{src: i - b, n: b + f, log: next.log, pos: end + uint64(r-b)})
 				i += f
 				lit = i
 				continue
@@ -381,7 +425,6 @@ func (m *matcher) fineSearch(lit int, next span, end uint64) int {
 		}
 		i++
 	}
-	return lit
 }
 
 // fineHash hashes the first six of eight bytes.

@@ -8,6 +8,7 @@ import (
 	"wanpair/dedupe/anchor"
 	"wanpair/dedupe/history"
 	"wanpair/dedupe/index"
+	"wanpair/dedupe/literal"
 )
 
 // Defaults and limits of Config.
@@ -24,6 +25,8 @@ const (
 	// epochsPerCache and maxEpochBytes: what is dropped at once is a 32nd of the cache and never more than 32 GiB.
 	epochsPerCache = 32
 	maxEpochBytes  = 32 << 30
+	// maxStreams is the most streaming literal contexts of a direction.
+	maxStreams = 32
 	// overcommit is how many anchors per index slot are accepted; measured, 1.3 costs 3 % of the ratio and 5 nearly all of it.
 	overcommit = 1.3
 )
@@ -72,6 +75,8 @@ type Plan struct {
 	OpenBytes      int64   // of blocks being filled, both logs
 	OpenBlocks     int     // being filled, per log
 	WorkBytes      int64   // scratch, zstd contexts, the store's own tables
+	StreamEncoders int     // streaming literal contexts at most, towards the peer
+	StreamDecoders int     // and from it: what we grant
 	EpochBytes     int64   // dropped at once when the cache is full
 	Overcommit     float64 // anchors of a full cache per index slot
 	ExpectedLoss   float64 // part of the ratio lost against the densest anchors and a roomy index
@@ -93,7 +98,11 @@ func plan(cfg Config) Plan {
 	p := Plan{Density: cfg.Density}
 	p.OpenBlocks = int(min(MaxOpenBlocks, max(m/5/(2*history.BlockBytes), 4)))
 	p.OpenBytes = 2 * int64(p.OpenBlocks) * history.BlockBytes
-	p.WorkBytes = min(m/5, 256<<20)
+	p.WorkBytes = min(m/5, 640<<20)
+	// Two thirds of the work memory are for streams, shared so that both directions get as many.
+	const both = literal.StreamEncoderBytes + literal.StreamDecoderBytes
+	p.StreamEncoders = int(min(max(p.WorkBytes*2/3/both, 1), maxStreams))
+	p.StreamDecoders = p.StreamEncoders
 	budget := m * 2 / 5
 	need := func(d int) int64 { return cfg.SizeBytes >> d * index.EntryBytes }
 	if p.Density == 0 {

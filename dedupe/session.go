@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"wanpair/dedupe/history"
+	"wanpair/dedupe/literal"
 	"wanpair/dedupe/token"
 )
 
@@ -14,6 +15,7 @@ type session struct {
 	mu   sync.Mutex // serialises send, so that messages keep their order
 	send func([]byte) error
 
+	lender *literal.Lender
 	ready  atomic.Bool // the peer's opening exchange is complete: frames may refer and store
 	opened struct {    // guarded by Codec.life or HandleMessage's single caller
 		sync.Mutex
@@ -32,7 +34,7 @@ func (c *Codec) Begin(send func(msg []byte) error) error {
 	if c.closed {
 		return ErrClosed
 	}
-	s := &session{send: send}
+	s := &session{send: send, lender: c.pool.Lender(c.plan.StreamEncoders, c.plan.StreamDecoders)}
 	c.sess.Store(nil)
 	for log := range uint8(2) {
 		for _, b := range c.store.Open(log) {
@@ -66,7 +68,7 @@ func (c *Codec) Begin(send func(msg []byte) error) error {
 			return fmt.Errorf("opening exchange: %w", err)
 		}
 	}
-	return s.post(&token.Message{Kind: token.KindContexts, Contexts: c.contexts()})
+	return s.post(&token.Message{Kind: token.KindContexts, Contexts: s.lender.Granted()})
 }
 
 // sayHeld sends what this side holds of a log, in as many messages as it takes.
@@ -142,7 +144,7 @@ func (c *Codec) HandleMessage(msg []byte) error {
 	case token.KindTailAck:
 		c.onTailAck(m.Tail)
 	case token.KindContexts:
-		c.onContexts(m.Contexts)
+		s.lender.Grant(m.Contexts)
 	default:
 		return fmt.Errorf("%w: message kind %d is not spoken yet", ErrGrammar, m.Kind)
 	}

@@ -28,7 +28,7 @@ type codecCmd struct {
 	Interleave  int      `default:"1" help:"Send each file as N flows at once, a part each, in frames of 4 to 64 KiB."`
 	FrameSize   string   `default:"256KiB" help:"Raw bytes of a frame when flows are not interleaved."`
 	CacheDir    string   `type:"path" help:"Keep the two histories in this directory (default: a new one, removed afterwards)."`
-	CacheSize   string   `default:"16GiB" help:"Size of each side's cache on disk."`
+	CacheSize   string   `default:"4GiB" help:"Size of each side's cache on disk."`
 	CacheMemory string   `default:"512MiB" help:"Memory of each side's cache."`
 	Density     int      `help:"One anchor in 2^N bytes; default as the sizes ask."`
 	DropCaches  bool     `help:"Before each file reopen both caches and drop the page cache, so that history comes from disk."`

@@ -7,6 +7,7 @@ package literal
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
@@ -32,7 +33,16 @@ type Pool struct {
 	encoders    [levels]atomic.Pointer[zstd.Encoder]
 	decoder     *zstd.Decoder
 	concurrency int
+
+	mu           sync.Mutex
+	idleEncoders [levels][]*zstd.Encoder // of streams that ended, keptIdle at most of a level
+	idleDecoders []*zstd.Decoder
 }
+
+// keptIdle is how many contexts of ended streams are kept for the next ones.
+const keptIdle = 2
+
+var speeds = [levels]zstd.EncoderLevel{zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression}
 
 // NewPool returns a pool that runs at most concurrency encoders of a level and as many decoders at once.
 func NewPool(concurrency int) (*Pool, error) {
@@ -55,8 +65,7 @@ func (p *Pool) encoder(level int) (*zstd.Encoder, error) {
 	if e := p.encoders[level].Load(); e != nil {
 		return e, nil
 	}
-	speed := [levels]zstd.EncoderLevel{zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression}[level]
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(speed), zstd.WithEncoderConcurrency(p.concurrency), zstd.WithEncoderCRC(false),
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(speeds[level]), zstd.WithEncoderConcurrency(p.concurrency), zstd.WithEncoderCRC(false),
 		zstd.WithSingleSegment(true), zstd.WithWindowSize(WindowBytes))
 	if err != nil {
 		return nil, fmt.Errorf("zstd encoder: %w", err)
@@ -97,8 +106,55 @@ func (p *Pool) Decode(dst, src []byte, want int) ([]byte, error) {
 	return dst[:n+want], nil
 }
 
+// idleEncoder takes the context of an ended stream, or nil.
+func (p *Pool) idleEncoder(level int) (z *zstd.Encoder) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := &p.idleEncoders[level]
+	if n := len(*list); n > 0 {
+		z, (*list)[n-1] = (*list)[n-1], nil
+		*list = (*list)[:n-1]
+	}
+	return z
+}
+
+func (p *Pool) keepEncoder(level int, z *zstd.Encoder) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.idleEncoders[level]) < keptIdle {
+		p.idleEncoders[level] = append(p.idleEncoders[level], z)
+	}
+}
+
+// idleDecoder takes the context of an ended stream, or nil.
+func (p *Pool) idleDecoder() (z *zstd.Decoder) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.idleDecoders); n > 0 {
+		z, p.idleDecoders[n-1] = p.idleDecoders[n-1], nil
+		p.idleDecoders = p.idleDecoders[:n-1]
+	}
+	return z
+}
+
+func (p *Pool) keepDecoder(z *zstd.Decoder) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.idleDecoders) < keptIdle {
+		p.idleDecoders = append(p.idleDecoders, z)
+		return
+	}
+	z.Close()
+}
+
 // Close gives back the contexts' memory. Nothing may be coded any more.
 func (p *Pool) Close() {
+	p.mu.Lock()
+	for _, z := range p.idleDecoders {
+		z.Close()
+	}
+	p.idleDecoders = nil
+	p.mu.Unlock()
 	p.decoder.Close()
 	for i := range p.encoders {
 		if e := p.encoders[i].Load(); e != nil {
