@@ -43,7 +43,7 @@ type Parts struct {
 // Gateway is one site's gateway.
 type Gateway struct {
 	log       *slog.Logger
-	cfg       *config.Config
+	cfg       atomic.Pointer[config.Config] // replaced by Reload
 	intercept *intercept.Interceptor
 	dialer    *egress.Dialer
 	raw       *egress.Dialer
@@ -55,6 +55,8 @@ type Gateway struct {
 	draining  atomic.Bool
 	events    *stats.Events
 	version   string
+	ownAddrs  []netip.Addr
+	fault     atomic.Pointer[string] // why nothing is diverted though peers are up
 	started   time.Time
 
 	serving sync.WaitGroup // one per running flow on the near side; the far side is waited for by its session
@@ -71,7 +73,6 @@ const drainTimeout = 10 * time.Second
 func New(ctx context.Context, parts Parts) (*Gateway, error) {
 	g := &Gateway{
 		log:       parts.Log,
-		cfg:       parts.Config,
 		intercept: parts.Intercept,
 		dialer:    parts.Dialer,
 		raw:       parts.Raw,
@@ -79,8 +80,10 @@ func New(ctx context.Context, parts Parts) (*Gateway, error) {
 		flows:     newFlowTable(),
 		events:    stats.NewEvents(maxEvents),
 		version:   parts.Version,
+		ownAddrs:  parts.OwnAddrs,
 		started:   time.Now(),
 	}
+	g.cfg.Store(parts.Config)
 	g.policy.Store(policy.New(parts.Config, parts.OwnAddrs))
 	open := func(what string, at netip.AddrPort, serve func(context.Context, *net.TCPConn)) error {
 		l, err := listenLocal(ctx, what, at, serve)
@@ -131,8 +134,8 @@ func (g *Gateway) peerByName(name string) *peer.Peer {
 	return nil
 }
 
-// Run serves until ctx ends, then drains: no new connection is diverted, running flows may go on for drainTimeout, the rest is reset.
-func (g *Gateway) Run(ctx context.Context) error {
+// Run serves until ctx ends; ready is called when rules and listeners stand. Then it drains: no new connection is diverted, running flows may go on for drainTimeout, the rest is reset.
+func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	// Peers, rules and the flows outlive ctx by the drain.
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -149,6 +152,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 		lasting.Go(func() error { return g.intercept.Run(lastingCtx) })
 	}
 	lasting.Go(func() error { return g.watchPeers(lastingCtx) })
+
+	ready()
 
 	// accepting ends with ctx, or when a lasting part failed.
 	accepting, acceptCtx := errgroup.WithContext(ctx)
@@ -295,7 +300,7 @@ func (g *Gateway) Alive(name string) bool {
 // compareSubnets says where both sides' configurations do not agree: those connections would be refused by the far side.
 func (g *Gateway) compareSubnets(p *peer.Peer) {
 	hello := p.Hello()
-	for _, c := range g.cfg.Peers {
+	for _, c := range g.cfg.Load().Peers {
 		if c.Name != p.Name() {
 			continue
 		}

@@ -48,7 +48,7 @@ func (g *Gateway) serveIntercepted(ctx context.Context, e *edge.Conn) {
 	decision := g.policy.Load().Decide(client, original, g.situation(p))
 	open := peer.OpenRequest{Kind: peer.Intercepted, Client: client, Target: original, Class: decision.Class}
 	g.carry(ctx, e, p, f, decision, open, func(ctx context.Context) (*edge.Conn, error) {
-		return g.raw.DialAsClient(ctx, client, original, g.cfg.OwnSubnets())
+		return g.raw.DialAsClient(ctx, client, original, g.cfg.Load().OwnSubnets())
 	})
 }
 
@@ -71,7 +71,7 @@ func (g *Gateway) serveForward(ctx context.Context, fw config.Forward, c *net.TC
 func (g *Gateway) decideForward(client netip.AddrPort, fw config.Forward, p *peer.Peer) policy.Decision {
 	target, err := netip.ParseAddrPort(fw.Target)
 	if err != nil {
-		cfg, _ := g.cfg.Peer(fw.Peer)
+		cfg, _ := g.cfg.Load().Peer(fw.Peer)
 		target = netip.AddrPortFrom(cfg.Subnets[0].Addr(), portOf(fw.Target))
 	}
 	return g.policy.Load().DecideForward(client, target, g.situation(p))
@@ -91,7 +91,7 @@ func portOf(hostport string) uint16 {
 
 // situation is what the policy needs to know of this moment. p may be nil.
 func (g *Gateway) situation(p *peer.Peer) policy.Situation {
-	s := policy.Situation{FlowsFull: g.flows.count() >= g.cfg.Limits.Flows, Draining: g.draining.Load()}
+	s := policy.Situation{FlowsFull: g.flows.count() >= g.cfg.Load().Limits.Flows, Draining: g.draining.Load()}
 	if p == nil {
 		return s
 	}
@@ -190,7 +190,7 @@ func (g *Gateway) ServeStream(ctx context.Context, p *peer.Peer, stream *peer.St
 	defer func() { g.flows.remove(f, how) }()
 	f.attach(stream.Abort, stream.WANBytes)
 
-	if g.flows.count() > 2*g.cfg.Limits.Flows {
+	if g.flows.count() > 2*g.cfg.Load().Limits.Flows {
 		stream.Abort(&peer.DialError{Code: transport.AbortLimit, Err: errors.New("flow limit")})
 		return
 	}
@@ -218,7 +218,7 @@ func (g *Gateway) dialTarget(ctx context.Context, p *peer.Peer, r peer.OpenReque
 	var err error
 	if r.Kind == peer.Intercepted {
 		var sources []netip.Prefix
-		for _, cfg := range g.cfg.Peers {
+		for _, cfg := range g.cfg.Load().Peers {
 			if cfg.Name == p.Name() {
 				sources = cfg.Subnets
 			}

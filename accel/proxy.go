@@ -121,7 +121,7 @@ func (g *Gateway) socksPeer(ctx context.Context, target string) (*peer.Peer, net
 		return g.peerByName(name), addr
 	}
 	if len(g.peers) == 1 {
-		return g.peers[0].Peer, netip.AddrPortFrom(g.cfg.Peers[0].Subnets[0].Addr(), portOf(target))
+		return g.peers[0].Peer, netip.AddrPortFrom(g.cfg.Load().Peers[0].Subnets[0].Addr(), portOf(target))
 	}
 	host, _, err := net.SplitHostPort(target)
 	if err != nil {

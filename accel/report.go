@@ -20,14 +20,15 @@ func (g *Gateway) Events() *stats.Events { return g.events }
 func (g *Gateway) snapshot() stats.Snapshot {
 	ended, passed := g.flows.ended()
 	s := stats.Snapshot{
-		Site:           g.cfg.Site.Name,
+		Site:           g.cfg.Load().Site.Name,
 		Version:        g.version,
 		Started:        g.started,
 		FlowsEnded:     ended,
 		FlowsPassed:    passed,
-		MemoryCapacity: g.cfg.Limits.MemoryBytes,
-		Cache:          stats.Cache{CapacityBytes: g.cfg.Cache.SizeBytes},
+		MemoryCapacity: g.cfg.Load().Limits.MemoryBytes,
+		Cache:          stats.Cache{CapacityBytes: g.cfg.Load().Cache.SizeBytes},
 	}
+	g.addRaw(s.FlowsPassed)
 	active := make(map[string]int)
 	for _, f := range g.flows.all() {
 		active[f.peer]++
@@ -43,10 +44,35 @@ func (g *Gateway) snapshot() stats.Snapshot {
 			up++
 		}
 	}
+	if fault := g.fault.Load(); fault != nil {
+		s.Unhealthy = "interception is suspended, connections pass raw: " + *fault
+	}
 	if up == 0 {
 		s.NotReady = "no peer is up: all connections pass raw"
 	}
 	return s
+}
+
+// addRaw adds the connections that never came here: the kernel's rules counted them.
+func (g *Gateway) addRaw(passed map[policy.Reason]uint64) {
+	if g.intercept == nil {
+		return
+	}
+	counters, err := g.intercept.Counters()
+	if err != nil {
+		return // not installed yet, or gone at the end
+	}
+	add := func(byReason map[string]uint64) {
+		for name, n := range byReason {
+			if reason, ok := policy.Named(name); ok {
+				passed[reason] += n
+			}
+		}
+	}
+	add(counters.Raw)
+	for _, byReason := range counters.RawPeer {
+		add(byReason)
+	}
 }
 
 func (g *Gateway) peerSnapshot(p *member, active int) stats.Peer {

@@ -79,6 +79,16 @@ func (r Reason) Explain() Explanation {
 	return Explanation{Reason: r, Name: "unknown", Action: Pass, Text: fmt.Sprintf("reason %d, which this version does not know", uint8(r))}
 }
 
+// Named returns the reason of a name.
+func Named(name string) (Reason, bool) {
+	for _, e := range Reasons() {
+		if e.Name == name {
+			return e.Reason, true
+		}
+	}
+	return None, false
+}
+
 // String returns the reason's name.
 func (r Reason) String() string { return r.Explain().Name }
 

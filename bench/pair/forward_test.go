@@ -213,12 +213,12 @@ func TestFarSideDialsOnlyWhatItsConfigurationAllows(t *testing.T) {
 	near.waitUp(t)
 	far.waitUp(t)
 	c, err := net.Dial("tcp", ports[4])
-	if err != nil {
-		t.Fatal(err)
+	if err == nil { // the reset may come before connect returns
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_, err = c.Read(make([]byte, 1))
 	}
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+	if !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the client saw %v instead of a reset", err)
 	}
 	select {

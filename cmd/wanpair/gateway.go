@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
 	"wanpair/accel"
@@ -35,17 +36,18 @@ func (c gatewayCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	log := newLogger(cfg.Log)
+	level := new(slog.LevelVar)
+	log := newLogger(cfg.Log, level)
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	return runGateway(ctx, cfg, log)
+	return runGateway(ctx, cfg, log, level)
 }
 
 // runGateway lives until ctx ends. What can fail for a reason the operator can mend fails here, before anything is diverted.
-func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
+func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger, level *slog.LevelVar) error {
 	if err := checkHost(cfg, log); err != nil {
 		return err
 	}
@@ -54,7 +56,7 @@ func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger) error
 		return err
 	}
 	var gateway *accel.Gateway // the parts call it back once it runs
-	parts, err := buildParts(cfg, log, ownAddrs, func(peer string) bool { return gateway.Alive(peer) })
+	parts, err := buildParts(cfg, log, ownAddrs, func(peer string) bool { return gateway.Alive(peer) }, func(fault error) { gateway.InterceptFault(fault) })
 	if err != nil {
 		return err
 	}
@@ -92,12 +94,18 @@ func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger) error
 	group, groupCtx := errgroup.WithContext(outer)
 	group.Go(func() error { return endpoint.Run(groupCtx) })
 	group.Go(func() error { return server.Run(groupCtx) })
+	group.Go(func() error { return feedWatchdog(groupCtx, log, gateway) })
+	reload := &reloader{log: log, level: level, gateway: gateway, endpoint: endpoint, cfg: cfg}
+	group.Go(func() error { return reload.run(groupCtx) })
 	group.Go(func() error {
 		defer stopOuter()
 		serving, stopServing := context.WithCancel(groupCtx)
 		defer stopServing()
-		defer context.AfterFunc(ctx, stopServing)()
-		return gateway.Run(serving)
+		defer context.AfterFunc(ctx, func() {
+			notify(log, daemon.SdNotifyStopping)
+			stopServing()
+		})()
+		return gateway.Run(serving, func() { notify(log, daemon.SdNotifyReady) })
 	})
 	err = group.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -125,7 +133,7 @@ func checkHost(cfg *config.Config, log *slog.Logger) error {
 }
 
 // buildParts makes what touches the host's network.
-func buildParts(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, alive func(peer string) bool) (accel.Parts, error) {
+func buildParts(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, alive func(peer string) bool, fault func(error)) (accel.Parts, error) {
 	parts := accel.Parts{Log: log, Config: cfg, OwnAddrs: ownAddrs, Version: versionString()}
 	var peerSubnets []netip.Prefix
 	for _, p := range cfg.Peers {
@@ -148,6 +156,7 @@ func buildParts(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, ali
 	ic := interceptConfig(cfg)
 	ic.Log = log
 	ic.StillAlive = alive
+	ic.OnFault = fault
 	parts.Intercept, err = intercept.New(ic)
 	return parts, err
 }

@@ -1,0 +1,54 @@
+package accel
+
+import (
+	"fmt"
+
+	"wanpair/accel/config"
+	"wanpair/accel/intercept"
+	"wanpair/accel/peer"
+	"wanpair/accel/policy"
+	"wanpair/accel/stats"
+)
+
+// Reload takes over a merged configuration (see config.Config.Reload) without touching running flows. rules is what the interceptor is to
+// be configured with; it is ignored where nothing is intercepted. After an error everything is as it was.
+func (g *Gateway) Reload(merged *config.Config, rules intercept.Config) error {
+	if g.intercept != nil {
+		if err := g.intercept.Reconfigure(rules); err != nil {
+			return fmt.Errorf("reload: rules: %w", err)
+		}
+	}
+	next := policy.New(merged, g.ownAddrs)
+	for _, p := range g.peers {
+		if p.State() == peer.Up {
+			next = next.WithPeerAddrs(p.Name(), p.Hello().OwnAddrs)
+		}
+	}
+	g.cfg.Store(merged)
+	g.policy.Store(next)
+	g.events.Add(stats.EventReloaded, "", "the configuration was read again")
+	return nil
+}
+
+// InterceptFault is told when diverting had to be suspended for all peers (fault not nil) and when it goes on.
+func (g *Gateway) InterceptFault(fault error) {
+	if fault == nil {
+		g.fault.Store(nil)
+		g.events.Add(stats.EventIntercept, "", "connections are diverted again")
+		return
+	}
+	text := fault.Error()
+	g.fault.Store(&text)
+	g.events.Add(stats.EventIntercept, "", "diverting is suspended, connections pass raw: "+text)
+}
+
+// Touch takes every lock that a stuck data path would hold and returns when it got them: it is called before the service manager's
+// watchdog is fed, so that a gateway that stands still starves it.
+func (g *Gateway) Touch() {
+	for _, p := range g.peers {
+		p.State()
+		p.Link().Stats()
+		p.Codec().Stats()
+	}
+	g.flows.count()
+}
