@@ -53,6 +53,7 @@ type Gateway struct {
 	flows     *flowTable
 	policy    atomic.Pointer[policy.Policy]
 	draining  atomic.Bool
+	refusals  *refusals
 	events    *stats.Events
 	version   string
 	ownAddrs  []netip.Addr
@@ -78,6 +79,7 @@ func New(ctx context.Context, parts Parts) (*Gateway, error) {
 		raw:       parts.Raw,
 		buffers:   flow.NewBuffers(),
 		flows:     newFlowTable(),
+		refusals:  newRefusals(time.Now),
 		events:    stats.NewEvents(maxEvents),
 		version:   parts.Version,
 		ownAddrs:  parts.OwnAddrs,

@@ -45,7 +45,9 @@ func (g *Gateway) serveIntercepted(ctx context.Context, e *edge.Conn) {
 	name, _ := g.policy.Load().Peer(original.Addr())
 	p := g.peerByName(name)
 	f := &runningFlow{source: client, destination: original.String(), peer: name, near: true}
-	decision := g.policy.Load().Decide(client, original, g.situation(p))
+	situation := g.situation(p)
+	situation.Refused = g.refusals.active(original)
+	decision := g.policy.Load().Decide(client, original, situation)
 	open := peer.OpenRequest{Kind: peer.Intercepted, Client: client, Target: original, Class: decision.Class}
 	g.carry(ctx, e, p, f, decision, open, func(ctx context.Context) (*edge.Conn, error) {
 		return g.raw.DialAsClient(ctx, client, original, g.cfg.Load().OwnSubnets())
@@ -129,7 +131,19 @@ func (g *Gateway) carryTunnel(e *edge.Conn, stream *peer.Stream, f *runningFlow)
 	f.attach(stream.Abort, stream.WANBytes)
 	err := flow.Run(e, stream, g.buffers, &f.count)
 	g.logEnd(f, err)
+	g.noteRefusal(stream.Request, err)
 	return outcomeOf(err)
+}
+
+// noteRefusal lets the next connections to a server that refused pass raw, where they meet its own answer.
+func (g *Gateway) noteRefusal(r peer.OpenRequest, err error) {
+	var aborted *transport.AbortError
+	if r.Kind != peer.Intercepted || !errors.As(err, &aborted) || aborted.Code != transport.AbortRefused {
+		return
+	}
+	if err := g.intercept.Refuse(r.Target, g.refusals.note(r.Target)); err != nil {
+		g.log.Warn("bypass of a refusing server", "dst", r.Target, "err", err)
+	}
 }
 
 // carryRaw joins the connection with one to the same target over the bare link.

@@ -144,6 +144,20 @@ func TestRefusedConnectionIsReset(t *testing.T) {
 	if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("the client saw %v", err)
 	}
+	// From now on the client meets the server's own answer, at connect.
+	deadline := time.Now().Add(3 * time.Second)
+	for {
+		c, err := w.lab.Dial(w.ctx, lab.Client, "tcp", net.JoinHostPort(lab.ServerIP4, "7999"))
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			break
+		}
+		if err == nil {
+			c.Close()
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the next connections are not refused by the server itself: %v", err)
+		}
+	}
 }
 
 func TestPostgres(t *testing.T) {
