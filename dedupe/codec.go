@@ -63,6 +63,7 @@ type Codec struct {
 	scratch chan *scratch
 	logs    [2]logState
 	stats   counters
+	level   atomic.Int32 // see SetEffort
 
 	// life is held for reading by Encode and Decode, for writing while a session begins or the codec closes.
 	life   sync.RWMutex

@@ -29,8 +29,8 @@ const (
 	minZstd = 32
 	// minStream is the shortest piece given to a stream: its block costs 3 bytes.
 	minStream = 12
-	// bulkLiterals: a flow that has sent this much is worth a streaming context.
-	bulkLiterals = 32 << 10
+	// bulkBytes: a flow that has sent this much is worth a streaming context.
+	bulkBytes = 128 << 10
 	// shortFrame: while contexts are scarce, a flow that fills less than this has nothing more to send at the moment and gives its context back.
 	shortFrame = 32 << 10
 )
@@ -66,12 +66,12 @@ type Encoder struct {
 	frames    uint32  // since the flow became incompressible
 	litIn     float32 // literals and their coded size, fading
 	litOut    float32
-	coverage  float32 // matched part of the raw bytes, fading
+	share     float32 // literal part of the raw bytes, fading
 	matched   bool    // a copy was emitted
 	ended     bool
 	lastBlock *history.Block // for the hint where the flow goes on
 	stream    *literal.Encoder
-	literals  int // bytes of literals so far
+	coded     int // bytes of literals that the stream has taken
 
 	mu      sync.Mutex
 	block   *history.Block // being filled
@@ -98,7 +98,7 @@ func (e *Encoder) literalRatio() float32 { return e.litIn / max(e.litOut, 1) }
 
 // incompressible tells whether neither zstd nor the history gains anything on this flow.
 func (e *Encoder) incompressible() bool {
-	return e.litIn < 1.03*e.litOut && e.coverage < 0.05
+	return e.litIn < 1.03*e.litOut && e.share > 0.95
 }
 
 // Encode appends one codec frame for src, at most MaxFrameBytes, to dst. number is the number under which the frame will be acknowledged;
@@ -168,7 +168,11 @@ func (e *Encoder) encode(dst, src []byte, h *token.Header, sc *scratch, number u
 	}
 	e.keepTail(src)
 	if n := len(src); n > 0 {
-		e.coverage = 0.8*e.coverage + 0.2*(1-float32(len(m.lits))/float32(n))
+		share := float32(len(m.lits)) / float32(n)
+		if e.total == uint64(n) {
+			e.share = share // the first frame
+		}
+		e.share = 0.8*e.share + 0.2*share
 	}
 	return e.finish(dst, h, sc, incompressible && e.frames%tryZstdEvery != 0)
 }
@@ -221,10 +225,13 @@ func (e *Encoder) finish(dst []byte, h *token.Header, sc *scratch, raw bool) []b
 // code compresses a frame's literals: with the flow's stream when it has one or is worth one, else on their own.
 func (e *Encoder) code(h *token.Header, sc *scratch) []byte {
 	lits := sc.matcher.lits
-	e.literals += len(lits)
-	if e.stream == nil && e.literals >= bulkLiterals && !h.End {
-		e.stream = e.sess.lender.Encoder(e.c.effort())
+	if e.stream != nil && !e.c.keeps(e.stream.Level(), e.share, e.coded) {
+		e.endStream()
 	}
+	if e.stream == nil && e.total >= bulkBytes && !h.End {
+		e.stream, e.coded = e.sess.lender.Encoder(e.c.levelFor(e.share)), 0
+	}
+	e.coded += len(lits)
 	if e.stream != nil {
 		z, begins, err := e.stream.Append(sc.coded[:0], lits)
 		if err == nil {
@@ -239,7 +246,7 @@ func (e *Encoder) code(h *token.Header, sc *scratch) []byte {
 		h.ContextCloses = true
 		e.endStream()
 	}
-	if z, ok := e.c.pool.Append(sc.coded[:0], lits, e.c.effort()); ok {
+	if z, ok := e.c.pool.Append(sc.coded[:0], lits, e.c.levelFor(e.share)); ok {
 		sc.coded = z
 		h.Literals = token.Zstd
 		return z

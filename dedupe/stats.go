@@ -35,7 +35,7 @@ type Stats struct {
 	IndexBytes         int64
 	DiskReads          int64 // blocks read from disk
 	DiskFailures       int64 // blocks that could not be written or read
-	EffortLevel        int   // zstd level in use: 0 fastest to 3 best
+	EffortLevel        int   // zstd level in use: 0 fastest to 2 better
 	StreamingContexts  int   // in use now, both directions
 }
 

@@ -19,12 +19,11 @@ const WindowBytes = 1 << 20
 // ErrCorrupt wraps what a zstd decoder found wrong.
 var ErrCorrupt = errors.New("corrupt zstd data")
 
-// Levels of effort, from the fastest to the smallest result.
+// Levels of effort, from the fastest to the smallest result. (The library's best level takes 35 MB of tables for a context.)
 const (
 	Fastest = iota
 	Default
 	Better
-	Best
 	levels
 )
 
@@ -42,7 +41,7 @@ type Pool struct {
 // keptIdle is how many contexts of ended streams are kept for the next ones.
 const keptIdle = 2
 
-var speeds = [levels]zstd.EncoderLevel{zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression}
+var speeds = [levels]zstd.EncoderLevel{zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression}
 
 // NewPool returns a pool that runs at most concurrency encoders of a level and as many decoders at once.
 func NewPool(concurrency int) (*Pool, error) {
@@ -61,7 +60,7 @@ func NewPool(concurrency int) (*Pool, error) {
 
 // encoder returns the shared encoder of a level, made when it is first asked for.
 func (p *Pool) encoder(level int) (*zstd.Encoder, error) {
-	level = min(max(level, Fastest), Best)
+	level = min(max(level, Fastest), Better)
 	if e := p.encoders[level].Load(); e != nil {
 		return e, nil
 	}

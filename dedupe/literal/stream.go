@@ -14,7 +14,7 @@ const StreamWindowBytes = 4 << 20
 
 // What a streaming context costs in memory with that window, measured over 64 of them.
 const (
-	StreamEncoderBytes = 10 << 20
+	StreamEncoderBytes = 14 << 20
 	StreamDecoderBytes = 5 << 20
 )
 
@@ -81,7 +81,7 @@ func (s *sink) Write(p []byte) (int, error) {
 
 // Encoder begins a stream at a level of effort, or returns nil when none is left.
 func (l *Lender) Encoder(level int) *Encoder {
-	level = min(max(level, Fastest), Best)
+	level = min(max(level, Fastest), Better)
 	l.mu.Lock()
 	ok := l.encoders < l.limit
 	if ok {
@@ -104,6 +104,9 @@ func (l *Lender) Encoder(level int) *Encoder {
 	e.z.Reset(&e.out)
 	return e
 }
+
+// Level is the level the stream was begun with.
+func (e *Encoder) Level() int { return e.level }
 
 // Append appends the next piece of the stream, flushed to a block border. begins says that it is the first.
 func (e *Encoder) Append(dst, src []byte) (out []byte, begins bool, err error) {
