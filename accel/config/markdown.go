@@ -17,13 +17,14 @@ done. Complete examples are in [deploy/samples](../deploy/samples).
 
 - A *size* is a number and a unit: ` + "`64GiB`, `500MB`" + `. A *rate* is in bits per second: ` + "`100mbit`, `2.5gbit`" + `. A *duration* is written ` + "`120s`, `2m`" + `.
 - A *prefix* is address/bits without bits beyond the length: ` + "`10.1.0.0/16`" + `. A single host is ` + "`10.1.0.7/32`" + `.
-- Changes take effect at the next start.
+- *Reload*: the key is taken over when the gateway gets SIGHUP (` + "`systemctl reload wanpair`" + `). All others need a restart; the log says which have changed. A file with faults
+  changes nothing.
 - A default of "required" means that the key must be given when its section is there.
 
 This page is made from the tables in ` + "`accel/config`" + ` by ` + "`go generate ./accel/config`" + `.
 `)
 	for _, s := range Sections() {
-		fmt.Fprintf(&b, "\n## `%s`\n\n%s\n\n| key | kind | default | meaning | example |\n|---|---|---|---|---|\n", s.Header, s.Text)
+		fmt.Fprintf(&b, "\n## `%s`\n\n%s\n\n| key | kind | default | reload | meaning | example |\n|---|---|---|---|---|---|\n", s.Header, s.Text)
 		for _, k := range Reference() {
 			section, key, _ := strings.Cut(k.Name, ".")
 			if section != s.Name {
@@ -36,7 +37,7 @@ This page is made from the tables in ` + "`accel/config`" + ` by ` + "`go genera
 			case "unset":
 				fallback = "unset"
 			}
-			fmt.Fprintf(&b, "| `%s` | %s | %s | %s | `%s` |\n", key, k.Kind, fallback, k.Text, k.Example)
+			fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | `%s` |\n", key, k.Kind, fallback, map[bool]string{true: "yes", false: "no"}[k.Reload()], k.Text, k.Example)
 		}
 	}
 	return b.String()

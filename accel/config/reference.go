@@ -1,5 +1,7 @@
 package config
 
+import "strings"
+
 // Key describes one key of the file. The list of all keys is the one source for docs/configuration.md and for the examples in messages.
 type Key struct {
 	Name    string // dotted, such as "peer.subnets"
@@ -88,6 +90,15 @@ func Reference() []Key {
 		{"log.flow_file", "path", "unset", `"/var/log/wanpair/flows.jsonl"`, "A file that gets one line of JSON per ended flow. Unset: none."},
 		{"log.flow_file_size", "size", `"100MiB"`, `"100MiB"`, "The flow log is rotated at this size, at least 1MiB; one old file is kept."},
 	}
+}
+
+// Reload says whether the key is taken over at SIGHUP; others need a restart. See Config.Reload.
+func (k Key) Reload() bool {
+	switch k.Name {
+	case "peer.public_keys", "intercept.pass_ports", "limits.flows", "log.level":
+		return true
+	}
+	return strings.HasPrefix(k.Name, "class.")
 }
 
 // lookup returns the reference of a key.

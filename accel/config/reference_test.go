@@ -88,6 +88,42 @@ func TestReferenceExamples(t *testing.T) {
 	}
 }
 
+// TestReferenceReload changes one key after the other: Config.Reload must take over those the reference says it does, and name the others.
+func TestReferenceReload(t *testing.T) {
+	file := func(without string) *Config {
+		var src strings.Builder
+		for _, s := range Sections() {
+			src.WriteString(s.Header + "\n")
+			for _, k := range Reference() {
+				if section, key, _ := strings.Cut(k.Name, "."); section == s.Name && k.Name != without {
+					fmt.Fprintf(&src, "%s = %s\n", key, k.Example)
+				}
+			}
+		}
+		c, err := Parse("r.toml", []byte(src.String()))
+		if err != nil {
+			return nil // the key cannot be left out
+		}
+		return c
+	}
+	all := file("")
+	tried := 0
+	for _, k := range Reference() {
+		changed := file(k.Name)
+		if changed == nil || k.Default == k.Example {
+			continue
+		}
+		tried++
+		_, applied, restart := all.Reload(changed)
+		if k.Reload() != (len(applied) > 0) || k.Reload() == (len(restart) > 0) {
+			t.Errorf("%s: applied %v, restart %v, but the reference says reload %v", k.Name, applied, restart, k.Reload())
+		}
+	}
+	if tried < 15 {
+		t.Errorf("only %d keys could be tried", tried)
+	}
+}
+
 func TestReferenceDocument(t *testing.T) {
 	file := filepath.Join("..", "..", "docs", "configuration.md")
 	if *update {
