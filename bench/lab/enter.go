@@ -6,11 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"wanpair/bench/link"
 )
 
 // ErrUnavailable is wrapped by the errors that say why labs cannot be built here.
@@ -35,12 +36,10 @@ func Check() error {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	_ = tun.Close()
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // the thread ends with the namespace
-		result <- os.NewSyscallError("unshare network namespace", unix.Unshare(unix.CLONE_NEWNET))
-	}()
-	if err := <-result; err != nil {
+	err = link.OnThread(func() error {
+		return os.NewSyscallError("unshare network namespace", unix.Unshare(unix.CLONE_NEWNET))
+	})
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -178,5 +179,34 @@ func TestNameIsTakenOnce(t *testing.T) {
 	}
 	if _, err := l.LinkStats(t.Context()); err != nil {
 		t.Errorf("the first one suffered: %v", err)
+	}
+}
+
+func TestDoBringsItsThreadBack(t *testing.T) {
+	l := labtest.Up(t, lab.Config{})
+	here, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		var there string
+		if err := l.Do(lab.Client, func() (err error) {
+			there, err = os.Readlink("/proc/thread-self/ns/net")
+			return err
+		}); err != nil || there == here {
+			t.Fatalf("the function ran in %q, the test runs in %q, %v", there, here, err)
+		}
+		if err := l.Do(lab.Client, func() error { runtime.Goexit(); return nil }); err == nil {
+			t.Fatal("a function that ended its goroutine gave no error")
+		}
+	}
+	threads, err := filepath.Glob("/proc/self/task/*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, thread := range threads {
+		if at, err := os.Readlink(thread); err == nil && at != here {
+			t.Errorf("a thread stayed in %s", at)
+		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,17 +29,13 @@ func makeNamespace(name string) (err error) {
 		return fmt.Errorf("make network namespace: %w", err)
 	}
 	_ = file.Close()
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends in the new namespace
-		result <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return os.NewSyscallError("unshare", err)
-			}
-			return os.NewSyscallError("mount", unix.Mount("/proc/thread-self/ns/net", path, "none", unix.MS_BIND, ""))
-		}()
-	}()
-	if err := <-result; err != nil {
+	err = link.OnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("unshare", err)
+		}
+		return os.NewSyscallError("mount", unix.Mount("/proc/thread-self/ns/net", path, "none", unix.MS_BIND, ""))
+	})
+	if err != nil {
 		return errors.Join(fmt.Errorf("make network namespace %s: %w", name, err), os.Remove(path))
 	}
 	return nil

@@ -200,7 +200,7 @@ func TestRateIsExact(t *testing.T) {
 	}{{"2mbit", 2e6}, {"20mbit", 20e6}, {"100mbit", 100e6}, {"400mbit", 400e6}} {
 		labtest.SetLink(t, l, "both delay=5ms", "rate="+c.rate)
 		measure(t, l, "rate in Mbit/s", c.bits/1e6, rateTolerance, func() (float64, error) {
-			const overload, seconds = 1.25, 1
+			const overload, seconds = 1.25, 0.7
 			seen := make(chan struct{})
 			sent := make(chan error, 1)
 			go func() { sent <- flood(client, to, size, int(overload*c.bits*seconds/8/size), overload*c.bits, seen) }()

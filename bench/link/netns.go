@@ -1,6 +1,7 @@
 package link
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -26,21 +27,43 @@ func InNamespace(name string, f func() error) error {
 	if name == "" {
 		return f()
 	}
+	return OnThread(func() error {
+		file, err := os.Open(namespacePath(name))
+		if err != nil {
+			return fmt.Errorf("network namespace %s: %w", name, err)
+		}
+		defer file.Close()
+		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", name, os.NewSyscallError("setns", err))
+		}
+		return f()
+	})
+}
+
+// errNoReturn is what OnThread returns when its function ended its goroutine, as a failed test does.
+var errNoReturn = errors.New("the function in the network namespace did not return")
+
+// OnThread runs f on a thread of its own and returns what f returns. f may change the thread's network namespace: the thread is brought back
+// to the one it came from, and where that fails it serves nobody else again.
+func OnThread(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		// The thread is not unlocked: when it cannot be brought back with certainty, it must not serve other goroutines. It ends here.
 		runtime.LockOSThread()
-		result <- func() error {
-			file, err := os.Open(namespacePath(name))
-			if err != nil {
-				return fmt.Errorf("network namespace %s: %w", name, err)
+		err := errNoReturn
+		defer func() { result <- err }()
+		home, openErr := os.Open("/proc/thread-self/ns/net")
+		if openErr != nil {
+			err = openErr
+			return
+		}
+		defer home.Close()
+		defer func() {
+			// A goroutine that ends locked takes its thread along.
+			if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+				runtime.UnlockOSThread()
 			}
-			defer file.Close()
-			if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("enter network namespace %s: %w", name, os.NewSyscallError("setns", err))
-			}
-			return f()
 		}()
+		err = f()
 	}()
 	return <-result
 }
