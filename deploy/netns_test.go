@@ -33,7 +33,7 @@ var labCount atomic.Int32
 func newLab(t *testing.T, namespaces ...string) *lab {
 	t.Helper()
 	requireRoot(t)
-	requireTool(t, "ip", "sysctl")
+	requireTool(t, "ip", "sysctl", "nsenter")
 	l := &lab{prefix: fmt.Sprintf("wpd%d-%d-", os.Getpid(), labCount.Add(1))}
 	for _, ns := range append([]string{"switch"}, namespaces...) {
 		run(t, "ip", "netns", "add", l.prefix+ns)
@@ -271,7 +271,8 @@ func (b *syncBuffer) String() string {
 func (l *lab) start(t *testing.T, ns string, command ...string) *daemon {
 	t.Helper()
 	d := &daemon{log: &syncBuffer{}, done: make(chan struct{})}
-	d.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), "ip", append([]string{"netns", "exec", l.prefix + ns}, command...)...)
+	// nsenter changes the network only; ip netns exec also puts another /sys over the control groups.
+	d.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), "nsenter", append([]string{"--net=/run/netns/" + l.prefix + ns}, command...)...)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := d.cmd.Start(); err != nil {
