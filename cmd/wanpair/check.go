@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,10 +15,14 @@ import (
 )
 
 type checkCmd struct {
-	Config string `short:"c" required:"" type:"path" placeholder:"FILE" help:"Configuration file."`
+	Config   string `short:"c" required:"" type:"path" placeholder:"FILE" help:"Configuration file."`
+	FileOnly bool   `help:"Check the file only, not this host."`
 }
 
-// Run validates a configuration and prints what a gateway would do with it.
+// errHost is what check ends with when the file is right and the host is not.
+var errHost = errors.New("the configuration has no faults, but this host has: a gateway would not start")
+
+// Run validates a configuration, prints what a gateway would do with it, and what on this host stands in its way.
 func (c checkCmd) Run(out output) error {
 	cfg, err := config.Load(c.Config)
 	if err != nil {
@@ -26,7 +31,42 @@ func (c checkCmd) Run(out output) error {
 	for _, w := range cfg.Warnings {
 		fmt.Fprintln(out.stderr, "warning:", w)
 	}
-	return describe(out.stdout, cfg)
+	if err := describe(out.stdout, cfg); err != nil || c.FileOnly || cfg.Intercept == nil {
+		return err
+	}
+	findings := intercept.CheckHost(interceptConfig(cfg))
+	if !isThisHost(cfg.Intercept.Interfaces) {
+		fmt.Fprintln(out.stderr, "warning: none of the interfaces exists here, so this is probably not the host the file is for, and the host was not judged")
+		return nil
+	}
+	if report(out.stderr, findings) {
+		return errHost
+	}
+	return nil
+}
+
+// report prints what was found on this host and says whether a gateway would refuse to start. That this user lacks rights says nothing about the gateway's.
+func report(w io.Writer, findings []intercept.Finding) (fatal bool) {
+	for _, f := range findings {
+		severity := f.Severity.String()
+		if f.Code == "cap_net_admin" && f.Severity == intercept.Fatal {
+			severity = "warning"
+		} else if f.Severity == intercept.Fatal {
+			fatal = true
+		}
+		fmt.Fprintf(w, "%s: %s. %s\n", severity, f.Text, f.Remedy)
+	}
+	return fatal
+}
+
+// isThisHost says whether any of the interfaces exists.
+func isThisHost(interfaces []string) bool {
+	for _, name := range interfaces {
+		if _, err := net.InterfaceByName(name); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // describe prints what would be done.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"wanpair/accel/config"
+	"wanpair/accel/intercept"
 	"wanpair/accel/policy"
 	"wanpair/accel/stats"
 )
@@ -104,9 +105,12 @@ func TestCheck(t *testing.T) {
 		}
 	}
 
-	file = configFile(t, "[intercept]\ninterfaces = [\"lan0\"]\nsubnets = [\"10.1.0.0/16\"]\n")
+	file = configFile(t, "[intercept]\ninterfaces = [\"nothere0\"]\nsubnets = [\"10.1.0.0/16\"]\n")
 	if code, stdout, stderr = wanpair(t, "", "check", "-c", file); code != 0 || !strings.Contains(stdout, "table inet wanpair {") {
 		t.Errorf("check of a transparent gateway: %d, no rules in\n%s%s", code, stdout, stderr)
+	}
+	if !strings.Contains(stderr, "probably not the host the file is for") {
+		t.Errorf("the host of another file was judged: %s", stderr)
 	}
 
 	file = configFile(t, "[stats]\nlisten = \"0.0.0.0:9460\"\nlissten = 1\n")
@@ -115,6 +119,23 @@ func TestCheck(t *testing.T) {
 		file + ":6: stats.lissten: unknown key; did you mean stats.listen?\n"
 	if code != exitFault || stdout != "" || stderr != want {
 		t.Errorf("check of a faulty file: %d %q\n%s\nwant\n%s", code, stdout, stderr, want)
+	}
+}
+
+func TestFindings(t *testing.T) {
+	for _, tt := range []struct {
+		finding intercept.Finding
+		fatal   bool
+		want    string
+	}{
+		{intercept.Finding{Severity: intercept.Fatal, Code: "ip_forward", Text: "this host does not forward", Remedy: "Set it."}, true, "fatal: this host does not forward. Set it.\n"},
+		{intercept.Finding{Severity: intercept.Fatal, Code: "cap_net_admin", Text: "no rights", Remedy: "Be root."}, false, "warning: no rights. Be root.\n"},
+		{intercept.Finding{Severity: intercept.Note, Text: "a limit", Remedy: "Know it."}, false, "note: a limit. Know it.\n"},
+	} {
+		var b bytes.Buffer
+		if fatal := report(&b, []intercept.Finding{tt.finding}); fatal != tt.fatal || b.String() != tt.want {
+			t.Errorf("%+v: fatal %v, %q", tt.finding, fatal, b.String())
+		}
 	}
 }
 
