@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// siteConfig is a gateway's configuration file, in the order: name, directory, peer's name, its key, its endpoint, its subnets, own subnets.
+// siteConfig is a gateway's configuration file, in the order: name, directory, peer's name, its key, its endpoint, its subnets, own
+// subnets, own hosts' interface.
 const siteConfig = `[site]
 name = %q
 private_key_file = "%[2]s/private.key"
@@ -26,7 +27,7 @@ public_keys = [%[4]q]
 endpoints = [%[5]s]
 subnets = [%[6]s]
 [intercept]
-interfaces = ["lan0"]
+interfaces = [%[8]q]
 subnets = [%[7]s]
 [limits]
 flows = 100
@@ -39,27 +40,32 @@ const (
 	nycSubnets = `"10.2.0.0/16", "fd00:2::/64"`
 )
 
-// gateways starts the real daemon on the gateway and on the far side.
-func (p *pair) gateways(t *testing.T) {
+// gateways starts the real daemon on a site's box, whose hosts are behind the given interface, and on the far side, and waits for the link.
+func (l *lab) gateways(t *testing.T, box, hosts string) map[string]*daemon {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "wanpair")
+	requireTool(t, "go", "curl")
+	dir := t.TempDir()
+	program := filepath.Join(dir, "wanpair")
 	run(t, "env", "CGO_ENABLED=0", "go", "build", "-o", program, "../cmd/wanpair")
 	keys := map[string]string{}
-	for _, box := range []string{"gateway", "far"} {
-		write(t, filepath.Join(p.dir, box, "cache", ".keep"), "", 0o600)
-		keys[box] = strings.TrimSpace(run(t, program, "keygen", "-o", filepath.Join(p.dir, box, "private.key")))
+	for _, ns := range []string{box, "far"} {
+		write(t, filepath.Join(dir, ns, "cache", ".keep"), "", 0o600)
+		keys[ns] = strings.TrimSpace(run(t, program, "keygen", "-o", filepath.Join(dir, ns, "private.key")))
 	}
-	for box, text := range map[string]string{
-		"gateway": fmt.Sprintf(siteConfig, "ams", filepath.Join(p.dir, "gateway"), "nyc", keys["far"], `"10.9.0.254:4600"`, nycSubnets, amsSubnets),
-		"far":     fmt.Sprintf(siteConfig, "nyc", filepath.Join(p.dir, "far"), "ams", keys["gateway"], "", amsSubnets, nycSubnets),
+	daemons := map[string]*daemon{}
+	for ns, text := range map[string]string{
+		box:   fmt.Sprintf(siteConfig, "ams", filepath.Join(dir, box), "nyc", keys["far"], `"10.9.0.254:4600"`, nycSubnets, amsSubnets, hosts),
+		"far": fmt.Sprintf(siteConfig, "nyc", filepath.Join(dir, "far"), "ams", keys[box], "", amsSubnets, nycSubnets, "lan0"),
 	} {
-		file := filepath.Join(p.dir, box, "wanpair.toml")
+		file := filepath.Join(dir, ns, "wanpair.toml")
 		write(t, file, text, 0o600)
-		p.daemons["wanpair "+box] = p.start(t, box, program, "gateway", "-c", file)
+		daemons[ns] = l.start(t, ns, program, "gateway", "-c", file)
 	}
+	waitFor(t, "link up", settleTimeout, func() error { return l.linkIs(t, box, "up", 0) })
+	return daemons
 }
 
-// stats is what the test reads of /api/v1/stats.
+// stats is what the tests read of /api/v1/stats.
 type stats struct {
 	Peers []struct {
 		State       string `json:"state"`
@@ -67,36 +73,33 @@ type stats struct {
 	} `json:"peers"`
 }
 
-func (p *pair) stats(t *testing.T, box string) (stats, error) {
+// linkIs says, as an error when not, whether a box's link is in a state and carries so many flows.
+func (l *lab) linkIs(t *testing.T, box, state string, flows int) error {
 	t.Helper()
-	var s stats
-	out, err := try(t, "ip", "netns", "exec", p.prefix+box, "curl", "-fsS", "--max-time", "1", "http://127.0.0.1:9460/api/v1/stats")
+	out, err := try(t, "ip", "netns", "exec", l.prefix+box, "curl", "-fsS", "--max-time", "1", "http://127.0.0.1:9460/api/v1/stats")
 	if err != nil {
-		return s, fmt.Errorf("%w: %s", err, out)
+		return fmt.Errorf("%w: %s", err, out)
 	}
-	return s, json.Unmarshal([]byte(out), &s)
+	var s stats
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		return err
+	}
+	if len(s.Peers) != 1 || s.Peers[0].State != state || s.Peers[0].FlowsActive != flows {
+		return fmt.Errorf("%+v", s)
+	}
+	return nil
 }
 
-// linkIs says, as an error when not, whether the gateway's link is in a state and carries so many flows.
-func (p *pair) linkIs(t *testing.T, state string, flows int) error {
-	t.Helper()
-	s, err := p.stats(t, "gateway")
-	if err == nil && (len(s.Peers) != 1 || s.Peers[0].State != state || s.Peers[0].FlowsActive != flows) {
-		err = fmt.Errorf("%+v", s)
-	}
-	return err
-}
-
-// accelerated opens a connection of each family and waits until the gateway counts them as its own.
-func (p *pair) accelerated(t *testing.T) map[string]net.Conn {
+// accelerated opens a connection from a namespace to each address, until the box counts them all as its own.
+func (l *lab) accelerated(t *testing.T, box, from string, addresses map[string]string) map[string]net.Conn {
 	t.Helper()
 	conns := map[string]net.Conn{}
 	waitFor(t, "accelerated connections", settleTimeout, func() error {
-		for family, address := range families {
+		for family, address := range addresses {
 			if conns[family] != nil {
 				_ = conns[family].Close()
 			}
-			conn, err := p.dial("client", address, askTimeout)
+			conn, err := l.dial(from, address, askTimeout)
 			if err != nil {
 				return err
 			}
@@ -106,7 +109,7 @@ func (p *pair) accelerated(t *testing.T) map[string]net.Conn {
 				return err
 			}
 		}
-		return p.linkIs(t, "up", len(families))
+		return l.linkIs(t, box, "up", len(addresses))
 	})
 	return conns
 }
@@ -114,14 +117,12 @@ func (p *pair) accelerated(t *testing.T) map[string]net.Conn {
 // TestAcceleratedSiteFallsBack runs two real gateways, with connections accelerated, and takes the near one away: first its cables, for a
 // while, then its power.
 func TestAcceleratedSiteFallsBack(t *testing.T) {
-	requireTool(t, "go", "nft")
 	p := newPair(t)
-	p.gateways(t)
+	wanpair := p.gateways(t, "gateway", "lan0")
 	p.keepalived(t, "router")
 	p.keepalived(t, "gateway")
-	waitFor(t, "link up", settleTimeout, func() error { return p.linkIs(t, "up", 0) })
 	waitFor(t, "gateway owns the addresses", settleTimeout, func() error { return p.owns(t, "gateway") })
-	lasting := p.accelerated(t)
+	lasting := p.accelerated(t, "gateway", "client", families)
 	reset := func(when string) {
 		t.Helper()
 		for family, conn := range lasting {
@@ -164,7 +165,7 @@ func TestAcceleratedSiteFallsBack(t *testing.T) {
 		p.cable(t, "gateway", card, "down")
 	}
 	p.daemons["gateway"].kill(t)
-	p.daemons["wanpair gateway"].kill(t)
+	wanpair["gateway"].kill(t)
 	for family, conn := range lasting {
 		_ = conn.SetDeadline(time.Time{})
 		if _, err := conn.Write([]byte("x")); err != nil { // an idle client would not notice before its keep-alive

@@ -11,7 +11,7 @@ import (
 
 // An armed lab is a site with a router and, on a leg of its own, the box:
 //
-//	client --- lan0 router wan0 --- server
+//	client --- lan0 router wan0 --- link --- far --- server
 //	              gw0
 //	               |
 //	              box
@@ -20,23 +20,26 @@ import (
 func newArmedLab(t *testing.T) *lab {
 	t.Helper()
 	requireTool(t, "ping")
-	l := newLab(t, "client", "router", "box", "server")
-	for _, s := range []string{"lan", "wan", "leg"} {
+	l := newLab(t, "client", "router", "box", "far", "server")
+	for _, s := range []string{"lan", "wan", "leg", "dist"} {
 		l.switchOn(t, s)
 	}
 	l.plug(t, "client", "eth0", "lan", "10.1.0.10/24", "fd00:1::10/64")
 	l.plug(t, "router", "lan0", "lan", "10.1.0.1/24", "fd00:1::1/64")
 	l.plug(t, "router", "wan0", "wan", "10.9.0.1/24", "fd00:9::1/64")
-	l.plug(t, "server", "eth0", "wan", "10.9.0.254/24", "fd00:9::254/64")
+	l.plug(t, "far", "wan0", "wan", "10.9.0.254/24", "fd00:9::254/64")
+	l.plug(t, "far", "lan0", "dist", "10.2.0.1/16", "fd00:2::1/64")
+	l.plug(t, "server", "eth0", "dist", "10.2.0.10/16", "fd00:2::10/64")
 	l.plug(t, "router", "gw0", "leg", "10.8.0.1/24", "fd00:8::1/64")
 	l.plug(t, "box", "eth0", "leg", "10.8.0.2/24", "fd00:8::2/64")
-	l.ip(t, "server", "address", "add", "10.2.0.10/32", "dev", "lo")
-	l.ip(t, "server", "address", "add", "fd00:2::10/128", "dev", "lo")
-	for ns, via := range map[string][2]string{"client": {"10.1.0.1", "fd00:1::1"}, "server": {"10.9.0.1", "fd00:9::1"}, "router": {"10.9.0.254", "fd00:9::254"}, "box": {"10.8.0.1", "fd00:8::1"}} {
+	for ns, via := range map[string][2]string{
+		"client": {"10.1.0.1", "fd00:1::1"}, "router": {"10.9.0.254", "fd00:9::254"}, "box": {"10.8.0.1", "fd00:8::1"},
+		"far": {"10.9.0.1", "fd00:9::1"}, "server": {"10.2.0.1", "fd00:2::1"},
+	} {
 		l.ip(t, ns, "route", "add", "default", "via", via[0])
 		l.ip(t, ns, "-6", "route", "add", "default", "via", via[1])
 	}
-	for _, ns := range []string{"router", "box"} {
+	for _, ns := range []string{"router", "box", "far"} {
 		l.exec(t, ns, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=2")
 	}
 	for _, address := range families {
@@ -135,6 +138,31 @@ func TestPolicyRoutingFollowsTheBox(t *testing.T) {
 		if got, _ := try(t, "ip", "-n", l.prefix+"router", family, "route", "show", "table", "460"); strings.Contains(got, "default") {
 			t.Errorf("route left: %s", got)
 		}
+	}
+}
+
+// TestOneArmedGateway accelerates through a real gateway on a leg: connections of this site's hosts, and connections to them, whose answers
+// the router must lead to the box as well. When the box goes, new ones pass raw.
+func TestOneArmedGateway(t *testing.T) {
+	l := newArmedLab(t)
+	backwards := map[string]string{"ip4": "10.1.0.10:7", "ip6": "[fd00:1::10]:7"}
+	for _, address := range backwards {
+		l.echo(t, "client", address)
+	}
+	l.start(t, "router", "policy-routing/wanpair-track", "run", "policy-routing/wanpair-track.conf")
+	l.gateways(t, "box", "eth0")
+	for _, conn := range l.accelerated(t, "box", "client", families) {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	waitFor(t, "flows ended", settleTimeout, func() error { return l.linkIs(t, "box", "up", 0) })
+	l.accelerated(t, "box", "server", backwards)
+
+	l.cable(t, "box", "eth0", "down")
+	for _, family := range []string{"ip4", "ip6"} {
+		took := waitFor(t, family+" without the box", takeoverLimit, func() error { return passes(t, l, family, false) })
+		t.Logf("%s passes raw after %d ms", family, took.Milliseconds())
 	}
 }
 
