@@ -62,8 +62,8 @@ type Config struct {
 	DisableIPv6       bool // also found out: a host without IPv6 has none here
 
 	// StillAlive is asked before each refresh of a peer's alive set, every second: false lets the set run dry as if SetPeerDead
-	// had been called. It must not block. It is where proof of work comes in: an alive set must not be refreshed by a mere
-	// ticker while the data path stands still. nil: a peer is alive from SetPeerAlive to SetPeerDead.
+	// had been called. It must not block, nor call the Interceptor. It is where proof of work comes in: an alive set must not be
+	// refreshed by a mere ticker while the data path stands still. nil: a peer is alive from SetPeerAlive to SetPeerDead.
 	StillAlive func(peer string) bool
 	// OnFault is told when diverting had to be suspended for all peers (fault non-nil) and when it goes on (nil). It must not block.
 	OnFault func(fault error)

@@ -26,7 +26,7 @@ var ErrForeignTable = errors.New("an nftables table of this name was made by som
 // Interceptor is the interception of one site. Its methods may be called from any goroutine; those that speak to the kernel do so
 // on the caller's thread, in that thread's network namespace.
 type Interceptor struct {
-	cfg       Config
+	fixed     Config // as given to New; what Reconfigure cannot change is read from it
 	lock      *net.UnixListener
 	listeners []*net.TCPListener
 	conns     chan *edge.Conn
@@ -35,6 +35,7 @@ type Interceptor struct {
 	probing   probeDesk
 
 	mu        sync.Mutex // guards what follows, and every change of the table
+	cfg       Config
 	state     state
 	table     *table
 	routing   routing
@@ -56,12 +57,13 @@ const (
 
 // peerState is what is wanted for a peer, and how its raw connections came about.
 type peerState struct {
-	alive    bool
-	prefixes []netip.Prefix
-	gateways []netip.Addr      // the peer's own addresses: always raw
-	reason   string            // while not alive
-	raw      map[string]uint64 // connections passed raw, by reason
-	rawSeen  uint64            // the peer's counter when raw was last brought up to date
+	alive     bool
+	announced []netip.Prefix    // by the peer
+	prefixes  []netip.Prefix    // what of them is configured for it
+	gateways  []netip.Addr      // the peer's own addresses: always raw
+	reason    string            // while not alive
+	raw       map[string]uint64 // connections passed raw, by reason
+	rawSeen   uint64            // the peer's counter when raw was last brought up to date
 }
 
 // ReasonFault is the reason of connections that pass raw because diverting was suspended, ReasonPeerDown of those to a peer that was
@@ -78,7 +80,7 @@ func New(cfg Config) (*Interceptor, error) {
 		return nil, err
 	}
 	i := &Interceptor{
-		cfg: cfg, conns: make(chan *edge.Conn), removed: make(chan struct{}), routing: routing{cfg: cfg},
+		fixed: cfg, cfg: cfg, conns: make(chan *edge.Conn), removed: make(chan struct{}), routing: routing{cfg: cfg},
 		peers: map[string]*peerState{}, lastSeen: map[string]uint64{},
 	}
 	for _, p := range cfg.Peers {
@@ -245,7 +247,7 @@ func (i *Interceptor) SetPeerAlive(peer string, prefixes []netip.Prefix, gateway
 		return err
 	}
 	i.countRawLocked(p, peer)
-	p.alive, p.prefixes = true, i.configured(peer, prefixes)
+	p.alive, p.announced, p.prefixes = true, slices.Clone(prefixes), i.configured(peer, prefixes)
 	if !slices.Equal(p.gateways, gateways) {
 		p.gateways = slices.Clone(gateways)
 		if err := i.setGatewaysLocked(); err != nil {
@@ -410,6 +412,6 @@ func (i *Interceptor) reinstallLocked(why string) error {
 	if err := i.table.install(now); err != nil {
 		return err
 	}
-	i.cfg.Log.Warn("nftables table put back", "table", i.cfg.Table, "why", why)
+	i.cfg.Log.Info("nftables table put in anew", "table", i.cfg.Table, "why", why)
 	return nil
 }

@@ -55,7 +55,7 @@ func (k *keeper) report(what string, err error) {
 		text = err.Error()
 	}
 	if text != "" && text != k.said[what] {
-		k.i.cfg.Log.Error("interception is not in order", "doing", what, "err", err)
+		k.i.fixed.Log.Error("interception is not in order", "doing", what, "err", err)
 	}
 	k.said[what] = text
 }
@@ -137,12 +137,12 @@ func (i *Interceptor) suspendLocked(fault error) error {
 
 func (i *Interceptor) tell(fault error) {
 	if fault != nil {
-		i.cfg.Log.Error("diverting suspended, connections pass raw", "err", fault)
+		i.fixed.Log.Error("diverting suspended, connections pass raw", "err", fault)
 	} else {
-		i.cfg.Log.Info("diverting goes on")
+		i.fixed.Log.Info("diverting goes on")
 	}
-	if i.cfg.OnFault != nil {
-		i.cfg.OnFault(fault)
+	if i.fixed.OnFault != nil {
+		i.fixed.OnFault(fault)
 	}
 }
 
@@ -165,7 +165,7 @@ func (k *keeper) probe(now time.Time) {
 		return
 	}
 	var err error
-	if i.cfg.Probe != ProbeOff {
+	if i.fixed.Probe != ProbeOff {
 		err = i.judgeProbe(i.probe())
 	}
 	now = time.Now()

@@ -77,7 +77,7 @@ func (i *Interceptor) acceptLoop(ctx context.Context, l *net.TCPListener) {
 			}
 			// Out of descriptors or memory, mostly: the accept queue holds what comes until it is full, then the watchdog ends it.
 			backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)
-			i.cfg.Log.Warn("cannot accept an intercepted connection", "err", err, "retry_in", backoff)
+			i.fixed.Log.Warn("cannot accept an intercepted connection", "err", err, "retry_in", backoff)
 			select {
 			case <-ctx.Done():
 				return
@@ -92,9 +92,9 @@ func (i *Interceptor) acceptLoop(ctx context.Context, l *net.TCPListener) {
 
 // take decides what an accepted connection is.
 func (i *Interceptor) take(ctx context.Context, l *net.TCPListener, c *net.TCPConn) {
-	e, err := edge.New(c, i.cfg.Edge)
+	e, err := edge.New(c, i.fixed.Edge)
 	if err != nil {
-		i.cfg.Log.Debug("an intercepted connection ended before it was taken", "err", err)
+		i.fixed.Log.Debug("an intercepted connection ended before it was taken", "err", err)
 		return
 	}
 	if e.LocalAddr() == addrPortOf(l.Addr()) {

@@ -73,7 +73,7 @@ func (i *Interceptor) probeArrived(e *edge.Conn) bool {
 
 // firstProbe is the probe before the first connection is diverted; the accept loops do not run yet.
 func (i *Interceptor) firstProbe(ctx context.Context) error {
-	if i.cfg.Probe == ProbeOff || len(i.listeners) == 0 {
+	if i.fixed.Probe == ProbeOff || len(i.listeners) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -89,8 +89,8 @@ func (i *Interceptor) firstProbe(ctx context.Context) error {
 
 // judgeProbe decides whether what a probe returned is a reason not to divert.
 func (i *Interceptor) judgeProbe(err error) error {
-	if errors.Is(err, ErrProbeImpossible) && i.cfg.Probe != ProbeRequired {
-		i.cfg.Log.Warn("diverting without a probe; only the watchdog will notice a firewall that swallows connections", "err", err)
+	if errors.Is(err, ErrProbeImpossible) && i.fixed.Probe != ProbeRequired {
+		i.fixed.Log.Warn("diverting without a probe; only the watchdog will notice a firewall that swallows connections", "err", err)
 		return nil
 	}
 	return err
@@ -117,7 +117,7 @@ func (i *Interceptor) probe() error {
 	}
 	defer func() {
 		if err := i.letProbeIn(""); err != nil {
-			i.cfg.Log.Warn("cannot end a probe", "err", err)
+			i.fixed.Log.Warn("cannot end a probe", "err", err)
 		}
 	}()
 	for _, t := range tries {
@@ -158,14 +158,17 @@ func arrives(c <-chan struct{}, within time.Duration) bool {
 // swallowed makes the error of a lost probe, with what this host's settings say about the cause.
 func (i *Interceptor) swallowed(lost []string) error {
 	var causes []string
-	for _, f := range CheckHost(i.cfg) {
+	i.mu.Lock()
+	cfg := i.cfg
+	i.mu.Unlock()
+	for _, f := range CheckHost(cfg) {
 		if f.Swallows {
 			causes = append(causes, f.Text+". "+f.Remedy)
 		}
 	}
 	if len(causes) == 0 {
 		causes = []string{fmt.Sprintf("No usual cause was found. Look for a firewall rule that drops packets with the mark bit %#x, or from %v, in input or prerouting.",
-			i.cfg.DivertBit, probeAddrs[v4].client.Addr())}
+			i.fixed.DivertBit, probeAddrs[v4].client.Addr())}
 	}
 	return fmt.Errorf("intercept: %w (probe: %s): %s", ErrSwallowed, strings.Join(lost, ", "), strings.Join(causes, " "))
 }
