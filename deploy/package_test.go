@@ -42,6 +42,8 @@ var installed = map[string]fs.FileMode{
 	"usr/lib/sysusers.d/wanpair.conf":                             0o644,
 	"usr/share/doc/wanpair":                                       fs.ModeDir | 0o755,
 	"usr/share/doc/wanpair/README.md":                             0o644,
+	"usr/share/doc/wanpair/third-party-licenses.txt":              0o644,
+	"usr/share/doc/wanpair/CHANGELOG.md":                          0o644,
 	"usr/share/doc/wanpair/copyright":                             0o644,
 	"usr/share/doc/wanpair/examples":                              fs.ModeDir | 0o755,
 	"usr/share/doc/wanpair/examples/61-wanpair-gateway.conf":      0o644,
@@ -56,7 +58,7 @@ func documents(t *testing.T) []string {
 	t.Helper()
 	const doc = "usr/share/doc/wanpair/"
 	var out []string
-	for pattern, dir := range map[string]string{"../docs/deploy/*.md": doc, "samples/*.toml": doc + "examples/", "keepalived/*": doc + "examples/keepalived/", "policy-routing/*": doc + "examples/policy-routing/"} {
+	for pattern, dir := range map[string]string{"../docs/deploy/*.md": doc, "../docs/*.md": doc, "samples/*.toml": doc + "examples/", "keepalived/*": doc + "examples/keepalived/", "policy-routing/*": doc + "examples/policy-routing/"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
