@@ -272,7 +272,9 @@ func (h *host) checkKernel() {
 }
 
 func (h *host) checkConflicts() {
-	t := newTable(newModel(h.cfg, netip.AddrPort{}, netip.AddrPort{}))
+	k := new(kernel)
+	defer k.close()
+	t := newTable(newModel(h.cfg, netip.AddrPort{}, netip.AddrPort{}), k)
 	if s, err := t.state(); err == nil && s == tableForeign {
 		h.add(Fatal, "table_in_use", "Remove or rename it.", "the nftables table inet %s was made by something else", h.cfg.Table)
 	}

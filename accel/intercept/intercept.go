@@ -33,6 +33,7 @@ type Interceptor struct {
 	accepted  atomic.Uint64 // connections handed to Accept's callers
 	removed   chan struct{} // closed by Remove
 	probing   probeDesk
+	kernel    kernel
 
 	mu        sync.Mutex // guards what follows, and every change of the table
 	cfg       Config
@@ -128,11 +129,11 @@ func (i *Interceptor) installLocked() (err error) {
 	}
 	undo = append(undo, i.lock.Close)
 	listen4, listen6, err := i.openListeners()
-	undo = append(undo, i.closeListeners)
+	undo = append(undo, i.closeListeners, func() error { i.kernel.close(); return nil })
 	if err != nil {
 		return err
 	}
-	i.table = newTable(newModel(i.cfg, listen4, listen6))
+	i.table = newTable(newModel(i.cfg, listen4, listen6), &i.kernel)
 	switch s, err := i.table.state(); {
 	case err != nil:
 		return err
@@ -317,6 +318,7 @@ func (i *Interceptor) Remove() error {
 	for _, f := range i.families {
 		faults = append(faults, i.routing.remove(f))
 	}
+	i.kernel.close()
 	return errors.Join(append(faults, i.closeListeners(), i.lock.Close())...)
 }
 

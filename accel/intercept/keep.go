@@ -76,7 +76,7 @@ func (k *keeper) refresh(now time.Time) error {
 		i.cfg.Log.Warn("routing rule or route put back", "version", f.digit())
 		faults = append(faults, i.routing.install(f))
 	}
-	gen, err := generation()
+	gen, err := i.table.current()
 	faults = append(faults, err)
 	if changed := gen != i.table.generation; changed || now.Sub(k.lastCheck) >= checkEvery {
 		k.lastCheck = now

@@ -44,7 +44,7 @@ func (i *Interceptor) Reconfigure(cfg Config) error {
 		i.peers[p.Name] = s
 	}
 	listen4, listen6 := i.listening()
-	i.table = newTable(newModel(cfg, listen4, listen6))
+	i.table = newTable(newModel(cfg, listen4, listen6), &i.kernel)
 	i.forgetMovedCounters(oldTable.m)
 	if err := i.reinstallLocked("the configuration changed"); err != nil {
 		// The old table stands as it was.

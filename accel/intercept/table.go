@@ -17,11 +17,12 @@ type table struct {
 	m          *model
 	id         *nftables.Table
 	sets       map[string]*nftables.Set // by name, as the library knows them
-	generation uint32                   // of the whole ruleset after our last transaction; a higher one is somebody else's doing
+	kernel     *kernel
+	generation uint32 // of the whole ruleset after our last transaction; a higher one is somebody else's doing
 }
 
-func newTable(m *model) *table {
-	return &table{m: m, id: &nftables.Table{Family: nftables.TableFamilyINet, Name: m.cfg.Table}}
+func newTable(m *model, k *kernel) *table {
+	return &table{m: m, kernel: k, id: &nftables.Table{Family: nftables.TableFamilyINet, Name: m.cfg.Table}}
 }
 
 // contents is what changes while the process runs and must be there again after the table was replaced.
@@ -34,7 +35,16 @@ type contents struct {
 // install puts the table in, in place of one of the same name, in one transaction: no packet meets half a table, and connections
 // that run never miss the socket rule.
 func (t *table) install(now contents) error {
-	c := &nftables.Conn{}
+	err := t.kernel.transact(func(c *nftables.Conn) error { return t.build(c, now) })
+	if err != nil {
+		return fmt.Errorf("intercept: install the table: %w", explain(err))
+	}
+	t.noteGeneration()
+	return nil
+}
+
+// build puts the whole table into a transaction.
+func (t *table) build(c *nftables.Conn, now contents) error {
 	// Deleting needs something to delete: the empty table of the first message, when there was none.
 	c.AddTable(t.id)
 	c.DelTable(t.id)
@@ -66,19 +76,12 @@ func (t *table) install(now contents) error {
 			c.AddRule(&nftables.Rule{Table: t.id, Chain: chains[ch.name], Exprs: r.exprs(ids)})
 		}
 	}
-	if err := t.fill(c, now); err != nil {
-		return err
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("intercept: install the table: %w", explain(err))
-	}
-	t.noteGeneration()
-	return nil
+	return t.fill(c, now)
 }
 
 // noteGeneration remembers where our last transaction left the ruleset. When it cannot be read the next look finds a difference, and
 // nothing worse.
-func (t *table) noteGeneration() { t.generation, _ = generation() }
+func (t *table) noteGeneration() { t.generation, _ = t.current() }
 
 // fill adds to the transaction what makes the alive and gateways sets hold what they should.
 func (t *table) fill(c *nftables.Conn, now contents) error {
@@ -123,22 +126,19 @@ func (t *table) refresh(alive map[string][]netip.Prefix) error {
 	if len(alive) == 0 {
 		return nil
 	}
-	c := &nftables.Conn{}
-	for peer, prefixes := range alive {
-		if err := t.fillAlive(c, peer, prefixes); err != nil {
-			return err
+	return t.change("refresh the alive sets", func(c *nftables.Conn) error {
+		for peer, prefixes := range alive {
+			if err := t.fillAlive(c, peer, prefixes); err != nil {
+				return err
+			}
 		}
-	}
-	return t.flush(c, "refresh the alive sets")
+		return nil
+	})
 }
 
 // setGateways replaces the peers' own addresses.
 func (t *table) setGateways(addrs []netip.Addr) error {
-	c := &nftables.Conn{}
-	if err := t.fill(c, contents{gateways: addrs}); err != nil {
-		return err
-	}
-	return t.flush(c, "set the peers' own addresses")
+	return t.change("set the peers' own addresses", func(c *nftables.Conn) error { return t.fill(c, contents{gateways: addrs}) })
 }
 
 // refuse lets connections to a destination pass raw for a while; with d <= 0 no longer.
@@ -149,39 +149,38 @@ func (t *table) refuse(target netip.AddrPort, d time.Duration) error {
 	}
 	// Adding what is there does not renew its time on all kernels, deleting what is not there is an error: so add, delete and add.
 	e := []nftables.SetElement{targetElement(target, max(d, time.Second))}
-	c := &nftables.Conn{}
-	if err := c.SetAddElements(s, e); err != nil {
-		return err
-	}
-	if err := c.SetDeleteElements(s, []nftables.SetElement{{Key: e[0].Key}}); err != nil {
-		return err
-	}
-	if d > 0 {
+	return t.change("change the set of refusing destinations", func(c *nftables.Conn) error {
 		if err := c.SetAddElements(s, e); err != nil {
 			return err
 		}
-	}
-	return t.flush(c, "change the set of refusing destinations")
+		if err := c.SetDeleteElements(s, []nftables.SetElement{{Key: e[0].Key}}); err != nil {
+			return err
+		}
+		if d > 0 {
+			return c.SetAddElements(s, e)
+		}
+		return nil
+	})
 }
 
 // setProbe names the interface whose connections are diverted as a probe; "" none.
 func (t *table) setProbe(iface string) error {
 	s := t.sets[probeSet]
-	c := &nftables.Conn{}
-	c.FlushSet(s)
-	if iface != "" {
-		if err := c.SetAddElements(s, []nftables.SetElement{interfaceElement(iface, 0)}); err != nil {
-			return err
+	return t.change("let the probe in", func(c *nftables.Conn) error {
+		c.FlushSet(s)
+		if iface != "" {
+			return c.SetAddElements(s, []nftables.SetElement{interfaceElement(iface, 0)})
 		}
-	}
-	return t.flush(c, "let the probe in")
+		return nil
+	})
 }
 
 // errTableGone says that somebody removed the table or a part of it.
 var errTableGone = errors.New("intercept: the nftables table is gone")
 
-func (t *table) flush(c *nftables.Conn, what string) error {
-	switch err := c.Flush(); {
+// change sends a transaction that needs the table to stand.
+func (t *table) change(what string, build func(c *nftables.Conn) error) error {
+	switch err := t.kernel.transact(build); {
 	case err == nil:
 		t.noteGeneration()
 		return nil
@@ -194,10 +193,12 @@ func (t *table) flush(c *nftables.Conn, what string) error {
 
 // remove takes the table out; that it is gone already is fine.
 func (t *table) remove() error {
-	c := &nftables.Conn{}
-	c.AddTable(t.id)
-	c.DelTable(t.id)
-	if err := c.Flush(); err != nil {
+	err := t.kernel.transact(func(c *nftables.Conn) error {
+		c.AddTable(t.id)
+		c.DelTable(t.id)
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("intercept: remove the table: %w", explain(err))
 	}
 	return nil
@@ -214,8 +215,11 @@ const (
 
 // state looks whose table it is: ours carries the owner set with its comment, whichever version made it.
 func (t *table) state() (tableState, error) {
-	c := &nftables.Conn{}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+	var tables []*nftables.Table
+	err := t.kernel.read(func(c *nftables.Conn) (err error) {
+		tables, err = c.ListTablesOfFamily(nftables.TableFamilyINet)
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("intercept: list nftables tables: %w", explain(err))
 	}
@@ -226,7 +230,11 @@ func (t *table) state() (tableState, error) {
 	if !found {
 		return tableAbsent, nil
 	}
-	s, err := c.GetSetByName(t.id, ownerSet)
+	var s *nftables.Set
+	err = t.kernel.read(func(c *nftables.Conn) (err error) {
+		s, err = c.GetSetByName(t.id, ownerSet)
+		return err
+	})
 	switch {
 	case err == nil && s.Comment == ownerComment:
 		return tableOurs, nil
@@ -239,8 +247,11 @@ func (t *table) state() (tableState, error) {
 
 // complete says whether every chain, rule and set of the model is there.
 func (t *table) complete() (bool, error) {
-	c := &nftables.Conn{}
-	sets, err := c.GetSets(t.id)
+	var sets []*nftables.Set
+	err := t.kernel.read(func(c *nftables.Conn) (err error) {
+		sets, err = c.GetSets(t.id)
+		return err
+	})
 	if err != nil {
 		return false, gone(err)
 	}
@@ -254,7 +265,11 @@ func (t *table) complete() (bool, error) {
 		}
 	}
 	for _, ch := range t.m.chains {
-		rules, err := c.GetRules(t.id, &nftables.Chain{Name: ch.name, Table: t.id})
+		var rules []*nftables.Rule
+		err := t.kernel.read(func(c *nftables.Conn) (err error) {
+			rules, err = c.GetRules(t.id, &nftables.Chain{Name: ch.name, Table: t.id})
+			return err
+		})
 		if err != nil {
 			return false, gone(err)
 		}
@@ -275,8 +290,11 @@ func gone(err error) error {
 
 // counters reads the named counters, in packets.
 func (t *table) counters() (map[string]uint64, error) {
-	c := &nftables.Conn{}
-	objs, err := c.GetNamedObjects(t.id)
+	var objs []nftables.Obj
+	err := t.kernel.read(func(c *nftables.Conn) (err error) {
+		objs, err = c.GetNamedObjects(t.id)
+		return err
+	})
 	if err != nil {
 		if errors.Is(err, unix.ENOENT) {
 			return nil, errTableGone
@@ -294,9 +312,13 @@ func (t *table) counters() (map[string]uint64, error) {
 	return out, nil
 }
 
-// generation is the number of the ruleset, which every transaction of anybody raises.
-func generation() (uint32, error) {
-	g, err := (&nftables.Conn{}).GetGen()
+// current is the number of the ruleset, which every transaction of anybody raises.
+func (t *table) current() (uint32, error) {
+	var g *nftables.Gen
+	err := t.kernel.read(func(c *nftables.Conn) (err error) {
+		g, err = c.GetGen()
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("intercept: read the ruleset's generation: %w", explain(err))
 	}
