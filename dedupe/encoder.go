@@ -27,8 +27,8 @@ const (
 	sparser = 3
 	// minZstd is the shortest piece given to zstd: its frame costs 9 bytes.
 	minZstd = 32
-	// minStream is the shortest piece given to a stream: its block costs 3 bytes.
-	minStream = 12
+	// minStream is the shortest piece given to a stream: its block costs 3 bytes, and less than this hardly shrinks.
+	minStream = 32
 	// bulkBytes: a flow that has sent this much is worth a streaming context.
 	bulkBytes = 128 << 10
 	// shortFrame: while contexts are scarce, a flow that fills less than this has nothing more to send at the moment and gives its context back.

@@ -15,11 +15,11 @@ const (
 	minMatch = 32
 	// matchPerRatio: a match must be at least this many bytes long per unit of the ratio at which zstd codes the literals around it, or a token
 	// (about 5 bytes) costs more than the literals it saves.
-	matchPerRatio = 8
+	matchPerRatio = 12
 	// minContinue is the shortest match taken where the match before would go on, at a frame's start or over a block's end: its token is 3 bytes.
 	minContinue = 16
 	// minDiagonal is the shortest match taken on the diagonal of the matches on both sides of a gap.
-	minDiagonal = 12
+	minDiagonal = 16
 	// minFine is the shortest match taken by the fine search in a gap between two near matches, fineRange the farthest they may lie apart.
 	minFine   = 10
 	fineRange = 4096
@@ -226,6 +226,7 @@ func (m *matcher) run(e *Encoder, in []byte, mask uint64, minLen int) {
 		lit = i
 		h = m.roll(i)
 	}
+	m.closeGap(lit, max(minMatch, minLen/2))
 	m.write()
 }
 
@@ -360,21 +361,27 @@ func (m *matcher) probe(fp uint64, lit, i, minLen int) (best span) {
 
 // bridge looks for what two matches have between them, now that the second is known.
 func (m *matcher) bridge(lit int, next span) {
-	if len(m.spans) == 0 || next.src == lit {
-		return
-	}
-	last := &m.spans[len(m.spans)-1]
-	if last.log != next.log {
-		return
-	}
-	end := last.pos + uint64(last.n)
 	gap := next.src - lit
+	if gap < minDiagonal {
+		return
+	}
+	if !m.going {
+		// The flow's first match: what goes before it stands before it in the log too, or nearly so.
+		if gap <= fineRange {
+			m.fineSearch(lit, next, next.pos-min(uint64(2*gap+256), next.pos), m.fineLength())
+		}
+		return
+	}
+	if m.log != next.log {
+		return
+	}
+	end := m.pos
 	ahead := next.pos - end // wraps when the second match lies before the first
 	switch {
 	case ahead == uint64(gap):
 		m.diagonal(lit, next, end)
 	case gap <= fineRange && ahead > 0 && ahead <= fineRange && ahead <= uint64(4*gap+256):
-		m.fineSearch(lit, next, end)
+		m.fineSearch(lit, next, end, m.fineLength())
 	}
 }
 
@@ -397,11 +404,21 @@ func (m *matcher) diagonal(lit int, next span, end uint64) {
 	}
 }
 
-// fineSearch looks for short matches of a gap in the short stretch of log between two matches.
-func (m *matcher) fineSearch(lit int, next span, end uint64) {
-	if next.src-lit < minDiagonal {
+// close looks for what the bytes behind the frame's last match have in common with what stands behind it in the log. No second match confirms
+// the place, so what is found must be long.
+func (m *matcher) closeGap(lit, minLen int) {
+	gap := len(m.in) - lit
+	if !m.going || gap < minMatch || gap > fineRange {
 		return
 	}
+	m.fineSearch(lit, span{src: len(m.in), log: m.log, pos: m.pos + uint64(2*gap+256)}, m.pos, minLen)
+}
+
+// fineLength is the shortest match worth a token where two matches are near: about 3 bytes.
+func (m *matcher) fineLength() int { return max(minFine, int(3*m.e.literalRatio())) }
+
+// fineSearch looks for short matches, of need bytes at least, of a gap in the stretch of log from end to the match behind the gap.
+func (m *matcher) fineSearch(lit int, next span, end uint64, need int) {
 	var ref []byte
 	ref, m.join[0] = m.view.read(next.log, end, int(next.pos-end), m.join[0])
 	if m.fine == nil {
@@ -411,7 +428,6 @@ func (m *matcher) fineSearch(lit int, next span, end uint64) {
 	for i := 0; i+8 <= len(ref); i++ {
 		m.fine[fineHash(ref[i:])] = int32(i) + 1
 	}
-	need := max(minFine, int(3*m.e.literalRatio()))
 	for i := lit; i+8 <= next.src; {
 		if r := int(m.fine[fineHash(m.in[i:])]) - 1; r >= 0 {
 			b := anchor.Backward(m.in[lit:i], ref[:r])

@@ -87,7 +87,7 @@ func (e *Encoder) store(src []byte, h *token.Header, sc *scratch, number uint64)
 	sc.stretches = stretches
 	kept := e.tailKept
 	e.tailKept = 0
-	if total == 0 || !c.mayStore() {
+	if total == 0 || crumbs(stretches, total, len(src), kept) || !c.mayStore() {
 		return
 	}
 	pieces, ok := e.reserve(total, sc.pieces[:0])
@@ -134,6 +134,12 @@ func (e *Encoder) store(src []byte, h *token.Header, sc *scratch, number uint64)
 			c.full(p.block)
 		}
 	}
+}
+
+// crumbs tells whether what a frame would store is too little to be ever found again: less than a window, and no part of what the frame before or
+// the next one stores.
+func crumbs(stretches []stretch, total, n, kept int) bool {
+	return total < anchor.Window && (stretches[0].from > 0 || kept == 0) && stretches[len(stretches)-1].to < n
 }
 
 // fill copies the stored stretches of a frame into their places. Pieces without a block are skipped.

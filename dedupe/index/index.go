@@ -2,7 +2,7 @@
 //
 // A bucket is one cache line of eight entries. An entry is one word: 1 bit log, 23 bits tag, the low 40 bits of the position; zero is empty.
 // The rest of a position is restored from the log's head, so a live log must stay below 2^40 bytes. There are no deletes: what lies below a
-// log's tail counts as empty, and the oldest entry of a full bucket gives way. Two entries of one tag are kept, the newer ones.
+// log's tail counts as empty, and the oldest entry of a full bucket gives way. Of one tag the three newest entries are kept.
 //
 // The index may lose entries at any moment (two writers of one slot) and may name positions that hold other bytes (a tag is 23 bits):
 // whoever uses a hit compares the bytes first.
@@ -22,6 +22,9 @@ const Bucket = 8
 
 // EntryBytes is the size of an entry.
 const EntryBytes = 8
+
+// maxTwins is how many places of one window are kept: more help little and push out other windows.
+const maxTwins = 3
 
 // Logs is the number of logs an entry can name.
 const Logs = 2
@@ -145,7 +148,7 @@ func (ix *Index) Insert(fp uint64, log uint8, position uint64) {
 			slot, oldest = i, age
 		}
 	}
-	if twins >= 2 {
+	if twins >= maxTwins {
 		slot, oldest = twin, twinAge
 	}
 	if age, live := ix.age(entry); !live || age > oldest {
