@@ -104,7 +104,11 @@ func (e *Endpoint) dial(ctx context.Context, tr *quic.Transport, p *peer, endpoi
 		}
 		return fmt.Errorf("%w %s: %w", ErrUnknownKey, name, alertAccessDenied)
 	})
-	conn, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConf, e.quicConfig(false, packet))
+	conf, gov := e.quicConfig(packet), e.newGovernor()
+	if gov != nil {
+		conf.Tracer = gov.Tracer
+	}
+	conn, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConf, conf)
 	if err != nil {
 		if timedOut(err) {
 			// Perhaps the path does not carry packets of this size: try the other.
@@ -122,7 +126,7 @@ func (e *Endpoint) dial(ctx context.Context, tr *quic.Transport, p *peer, endpoi
 	p.mu.Lock()
 	p.dialWorks = true
 	p.mu.Unlock()
-	err = p.Link.ServeLane(ctx, newLane(conn, ctl, true))
+	err = p.Link.ServeLane(ctx, newLane(conn, ctl, true, gov))
 	if err != nil && ctx.Err() == nil {
 		return e.failed(p, endpoint, e.explain(p, addr, err), err)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"wanpair/transport"
+	"wanpair/transport/quictun/governor"
 )
 
 // Sizes and times of lanes.
@@ -35,6 +37,9 @@ type Config struct {
 	Listen     string // UDP address, host:port
 	Lanes      int    // connections per peer this side dials; 0 means 1
 	Mark       int    // SO_MARK of our packets; 0: none
+	// NoGovernor leaves congestion control to quic-go, which takes every loss
+	// for congestion. More lanes make up for some of it.
+	NoGovernor bool
 	Peers      []Peer
 	Log        *slog.Logger
 }
@@ -67,6 +72,7 @@ type Endpoint struct {
 	peers []*peer
 	said  repeats
 	small smallPaths
+	gov   bool // connections are governed
 }
 
 // Listen opens the socket. Nothing is sent or accepted before Run.
@@ -98,6 +104,12 @@ func Listen(cfg Config) (*Endpoint, error) {
 			x.lower = x.lower && bytes.Compare(own, key) < 0
 		}
 		e.peers = append(e.peers, x)
+	}
+	if e.gov = !cfg.NoGovernor; e.gov {
+		if err := governor.Check(); err != nil {
+			e.gov = false
+			e.log.Warn("congestion control is left to quic-go: a link with losses will be slow", "err", err)
+		}
 	}
 	e.conn, err = listenUDP(context.Background(), cfg.Listen, cfg.Mark)
 	if err != nil {
@@ -149,8 +161,8 @@ func (e *Endpoint) Close() error { return e.conn.Close() }
 // Run accepts and dials lanes until ctx ends, and returns when all of them have
 // ended. It does not run the peers' links.
 func (e *Endpoint) Run(ctx context.Context) error {
-	tr := &quic.Transport{Conn: e.conn, ConnContext: e.small.watch}
-	ln, err := tr.Listen(e.serverTLS(), e.quicConfig(true, packetBytes))
+	tr := &quic.Transport{Conn: e.conn, ConnContext: e.watch}
+	ln, err := tr.Listen(e.serverTLS(), e.listenConfig(packetBytes))
 	if err != nil {
 		_ = e.conn.Close()
 		return fmt.Errorf("quictun: listen: %w", err)
@@ -175,10 +187,10 @@ func (e *Endpoint) Run(ctx context.Context) error {
 	return nil
 }
 
-// quicConfig is the configuration of a connection. Windows follow from 1 Gbit/s
+// quicConfig is the configuration of a connection this side dials. Windows follow from 1 Gbit/s
 // times 300 ms, about 37 MB, with room for repeats.
-func (e *Endpoint) quicConfig(listener bool, packet uint16) *quic.Config {
-	c := &quic.Config{
+func (e *Endpoint) quicConfig(packet uint16) *quic.Config {
+	return &quic.Config{
 		HandshakeIdleTimeout:           handshakeTimeout,
 		MaxIdleTimeout:                 idleTimeout,
 		KeepAlivePeriod:                keepAlive,
@@ -190,18 +202,31 @@ func (e *Endpoint) quicConfig(listener bool, packet uint16) *quic.Config {
 		MaxIncomingUniStreams:          65536,
 		InitialPacketSize:              packet,
 	}
-	if listener {
-		c.MaxIncomingStreams = 1 // the control stream
+}
+
+// listenConfig is the configuration of the connections this side accepts.
+func (e *Endpoint) listenConfig(packet uint16) *quic.Config {
+	c := e.quicConfig(packet)
+	c.MaxIncomingStreams = 1 // the control stream
+	c.Tracer = tracerOf
+	if packet != smallPacketBytes {
 		c.GetConfigForClient = func(info *quic.ClientInfo) (*quic.Config, error) {
 			if e.small.has(info.RemoteAddr) {
-				small := e.quicConfig(false, smallPacketBytes)
-				small.MaxIncomingStreams = 1
-				return small, nil
+				return e.listenConfig(smallPacketBytes), nil
 			}
-			return nil, nil
+			return c, nil
 		}
 	}
 	return c
+}
+
+// newGovernor returns a governor for one connection, nil when there shall be
+// none.
+func (e *Endpoint) newGovernor() *governor.Governor {
+	if !e.gov {
+		return nil
+	}
+	return governor.New(rand.Uint64())
 }
 
 // serverTLS accepts the keys of every peer.
@@ -238,12 +263,13 @@ func (e *Endpoint) accept(ctx context.Context, ln *quic.Listener, wg *sync.WaitG
 		if err != nil {
 			return // closed
 		}
-		e.small.done(conn.Context())
-		wg.Go(func() { e.serve(ctx, conn) })
+		h := handshakeOf(conn.Context())
+		h.done()
+		wg.Go(func() { e.serve(ctx, conn, h.gov) })
 	}
 }
 
-func (e *Endpoint) serve(ctx context.Context, conn *quic.Conn) {
+func (e *Endpoint) serve(ctx context.Context, conn *quic.Conn, gov *governor.Governor) {
 	var p *peer
 	if certs := conn.ConnectionState().TLS.PeerCertificates; len(certs) == 1 {
 		p = e.peerOf(certs[0].RawSubjectPublicKeyInfo)
@@ -262,7 +288,7 @@ func (e *Endpoint) serve(ctx context.Context, conn *quic.Conn) {
 	p.mu.Lock()
 	p.dialWorks = false
 	p.mu.Unlock()
-	if err := p.Link.ServeLane(ctx, newLane(conn, ctl, false)); err != nil {
+	if err := p.Link.ServeLane(ctx, newLane(conn, ctl, false, gov)); err != nil {
 		e.log.Debug("lane ended", "peer", p.Name, "remote", conn.RemoteAddr().String(), "err", err)
 	}
 }

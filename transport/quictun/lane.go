@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 
 	"github.com/quic-go/quic-go"
 
 	"wanpair/transport"
+	"wanpair/transport/quictun/governor"
 )
 
 // Urgency of streams as quic-go has it: lower goes first.
@@ -28,14 +30,24 @@ type lane struct {
 	ctl    *quic.Stream
 	dialed bool
 	closed atomic.Pointer[transport.LaneError] // by this side
+	gov    *governor.Governor                  // nil: the connection runs as quic-go has it
+	ranked sync.Once                           // the control stream has its priority
 }
 
 var _ transport.Lane = (*lane)(nil)
 
-func newLane(conn *quic.Conn, ctl *quic.Stream, dialed bool) *lane {
-	ctl.SetPriority(urgencyControl, true)
-	return &lane{conn: conn, ctl: ctl, dialed: dialed}
+// newLane makes a lane of a connection whose control stream is there; gov may
+// be nil.
+func newLane(conn *quic.Conn, ctl *quic.Stream, dialed bool, gov *governor.Governor) *lane {
+	if gov != nil {
+		gov.Attach(conn)
+	}
+	return &lane{conn: conn, ctl: ctl, dialed: dialed, gov: gov}
 }
+
+// mayRank says whether priorities of streams may be set: not while the governor
+// is about to take over, which it does at the first packets of the hello.
+func (l *lane) mayRank() bool { return l.gov == nil || l.gov.Attached() || l.gov.Err() != nil }
 
 func (l *lane) Dialed() bool { return l.dialed }
 
@@ -49,6 +61,9 @@ func (c control) Read(p []byte) (int, error) {
 }
 
 func (c control) Write(p []byte) (int, error) {
+	if c.l.mayRank() {
+		c.l.ranked.Do(func() { c.l.ctl.SetPriority(urgencyControl, true) })
+	}
 	n, err := c.l.ctl.Write(p)
 	return n, c.l.readError(err)
 }
@@ -69,7 +84,9 @@ func (l *lane) TryFrame(p []byte) error {
 		}
 		return l.readError(err)
 	}
-	s.SetPriority(urgencySmall, true)
+	if l.mayRank() {
+		s.SetPriority(urgencySmall, true)
+	}
 	if err := s.TryWriteAll(p); err != nil {
 		s.CancelWrite(0)
 		if errors.Is(err, quic.ErrWouldBlock) {
@@ -102,7 +119,9 @@ func (l *lane) Stats() transport.LaneStats {
 		BytesSent: st.BytesSent, BytesRecv: st.BytesReceived,
 		PacketsSent: st.PacketsSent, PacketsLost: st.PacketsLost, BytesLost: st.BytesLost,
 	}
-	if st.SmoothedRTT > 0 {
+	if l.gov != nil && l.gov.Rate() > 0 {
+		x.RateBytes, x.WindowBytes = l.gov.Rate(), l.gov.Window()
+	} else if st.SmoothedRTT > 0 {
 		x.RateBytes = uint64(float64(st.CongestionWindow) / st.SmoothedRTT.Seconds())
 	}
 	return x

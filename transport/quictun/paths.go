@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/qlogwriter"
+
+	"wanpair/transport/quictun/governor"
 )
 
 // maxRemembered bounds what is kept about remote addresses and log lines;
@@ -47,31 +50,47 @@ type handshakeKey struct{}
 
 // handshake is one accepted connection until its handshake is over.
 type handshake struct {
+	gov  *governor.Governor
 	mu   sync.Mutex
 	over bool
 }
 
-// watch is a quic.Transport.ConnContext.
-func (s *smallPaths) watch(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-	h := &handshake{}
+// watch is the quic.Transport's ConnContext: it gives every accepted connection
+// a handshake.
+func (e *Endpoint) watch(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	h := &handshake{gov: e.newGovernor()}
 	remote := addrOf(info.RemoteAddr)
 	context.AfterFunc(ctx, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if !h.over {
-			s.note(remote)
+			e.small.note(remote)
 		}
 	})
 	return context.WithValue(ctx, handshakeKey{}, h), nil
 }
 
-// done says that the handshake of a connection succeeded.
-func (s *smallPaths) done(ctx context.Context) {
+// handshakeOf finds what watch put into a connection's context.
+func handshakeOf(ctx context.Context) *handshake {
 	if h, ok := ctx.Value(handshakeKey{}).(*handshake); ok {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.over = true
+		return h
 	}
+	return &handshake{}
+}
+
+// tracerOf is the quic.Config.Tracer of accepted connections.
+func tracerOf(ctx context.Context, client bool, id quic.ConnectionID) qlogwriter.Trace {
+	if gov := handshakeOf(ctx).gov; gov != nil {
+		return gov.Tracer(ctx, client, id)
+	}
+	return nil
+}
+
+// done says that the handshake succeeded.
+func (h *handshake) done() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.over = true
 }
 
 func (s *smallPaths) note(a netip.Addr) {

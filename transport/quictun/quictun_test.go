@@ -150,25 +150,27 @@ func connector(t *testing.T) tuntest.Connect {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tr := &quic.Transport{Conn: e.conn}
+		tr := &quic.Transport{Conn: e.conn, ConnContext: e.watch}
 		t.Cleanup(func() { _ = tr.Close(); _ = e.Close() })
 		return e, tr, (*e.peers[0].pins.Load())[0]
 	}
 	ea, ta, pa := open(ka, public(kb))
 	eb, tb, _ := open(kb, public(ka))
-	ln, err := tb.Listen(eb.serverTLS(), eb.quicConfig(true, packetBytes))
+	ln, err := tb.Listen(eb.serverTLS(), eb.listenConfig(packetBytes))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ln.Close() })
 	return func(t testing.TB) (transport.Lane, transport.Lane) {
 		ctx := context.Background()
+		conf, gov := ea.quicConfig(packetBytes), ea.newGovernor()
+		conf.Tracer = gov.Tracer
 		conn, err := ta.Dial(ctx, net.UDPAddrFromAddrPort(eb.Addr()), tlsConfig(ea.cert, func(spki []byte, name string) error {
 			if match([]pin{pa}, spki) < 0 {
 				return ErrUnknownKey
 			}
 			return nil
-		}), ea.quicConfig(false, packetBytes))
+		}), conf)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,7 +183,7 @@ func connector(t *testing.T) tuntest.Connect {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.CloseWithError(0, ""); _ = far.CloseWithError(0, "") })
-		return newLane(conn, ctl, true), &lateLane{lane: &lane{conn: far}}
+		return newLane(conn, ctl, true, gov), &lateLane{lane: newLane(far, nil, false, handshakeOf(far.Context()).gov)}
 	}
 }
 
@@ -200,7 +202,6 @@ func (l *lateLane) get() *lane {
 			return
 		}
 		l.ctl = ctl
-		ctl.SetPriority(urgencyControl, true)
 	})
 	return l.lane
 }

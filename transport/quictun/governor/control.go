@@ -1,0 +1,115 @@
+package governor
+
+import "time"
+
+// endRound takes stock of a round trip.
+func (m *Model) endRound(now time.Duration) {
+	limited := m.roundPeak+4*m.packet >= m.window*3/4
+	switch m.phase {
+	case startup:
+		m.checkFull(limited)
+		if m.stale >= startupRounds {
+			m.enter(drain, now)
+		}
+	case drain:
+		if m.inFlight <= m.bdp(1) || m.round-m.phaseRound >= 4 {
+			m.enter(cruise, now)
+		}
+	case cruise:
+		if now-m.phaseAt >= m.cruiseTime() && limited {
+			m.full = m.bw.get()
+			m.enter(probeUp, now)
+		}
+	case probeUp:
+		// The first round fills the pipe, the second shows what came of it.
+		switch rounds := m.round - m.phaseRound; {
+		case rounds >= 1 && m.bw.get() > m.full*1.1:
+			m.full, m.phaseRound = m.bw.get(), m.round
+		case rounds >= 1:
+			m.enter(probeDown, now)
+		}
+	case probeDown:
+		if m.round-m.phaseRound >= 1 {
+			m.enter(cruise, now)
+		}
+	}
+	m.yield(limited)
+	m.round++
+	m.roundEnd = m.sent
+	m.roundRTT, m.roundBW, m.roundPeak = 0, 0, m.inFlight
+	m.roundLost, m.roundSent = m.lost, m.sent
+}
+
+// checkFull looks for the end of startup: bandwidth that grows no more.
+func (m *Model) checkFull(limited bool) {
+	bw := m.bw.get()
+	switch {
+	case bw >= m.full*startupGrowth:
+		m.full, m.stale = bw, 0
+	case limited:
+		m.stale++
+		if queue := m.roundRTT - m.minRTT.get(); queue > m.minRTT.get()/4+4*time.Millisecond {
+			m.stale++ // what was sent more only waits
+		}
+	}
+}
+
+// yield forgets an estimate that the path has long fallen below: a queue
+// stands, and two rounds have brought much less.
+func (m *Model) yield(limited bool) {
+	queue := m.roundRTT - m.minRTT.get()
+	if m.phase == startup || !limited || queue < m.minRTT.get()/4+5*time.Millisecond {
+		return
+	}
+	if m.roundBW < m.bw.get()*0.6 && m.bw.best[1] < m.bw.get()*0.6 {
+		m.bw.forget(2)
+	}
+}
+
+func (m *Model) enter(p phase, now time.Duration) {
+	m.phase, m.phaseAt, m.phaseRound = p, now, m.round
+}
+
+// cruiseTime is 2 to 3 seconds, and no less than so many round trips that the
+// probes cost little.
+func (m *Model) cruiseTime() time.Duration {
+	m.rng ^= m.rng << 13
+	m.rng ^= m.rng >> 7
+	m.rng ^= m.rng << 17
+	return max(2*time.Second+time.Duration(m.rng%1000)*time.Millisecond, 16*m.minRTT.get())
+}
+
+// bdp is gain times bandwidth times round trip.
+func (m *Model) bdp(gain float64) int64 {
+	return int64(gain * m.bw.get() * m.minRTT.get().Seconds())
+}
+
+// control sets the window; acked bytes were acknowledged just now.
+func (m *Model) control(acked int64) {
+	if m.bw.get() == 0 || m.minRTT.get() == 0 {
+		if m.roundPeak*2 >= m.window {
+			m.window += acked
+		}
+		return
+	}
+	switch m.phase {
+	case startup:
+		if m.roundPeak*2 >= m.window {
+			m.window += acked
+		}
+		m.window = max(min(m.window, m.bdp(2.5)), 32*m.packet)
+		return
+	case drain:
+		m.window = m.bdp(1)
+		if m.inFlight <= m.window {
+			m.enter(cruise, m.at)
+		}
+	case cruise:
+		m.window = m.bdp(1.1) + cruiseSlack*m.packet
+	case probeUp:
+		m.window = m.bdp(probeGain) + cruiseSlack*m.packet
+	case probeDown:
+		m.window = m.bdp(drainGain)
+	}
+	m.window = max(m.window, minWindow*m.packet)
+}

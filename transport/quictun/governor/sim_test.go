@@ -1,0 +1,244 @@
+package governor_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"flag"
+	"fmt"
+	"io"
+	"math/big"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"go.uber.org/goleak"
+
+	"wanpair/transport/quictun/governor"
+	"wanpair/transport/quictun/simlink"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var trace = flag.Bool("trace", false, "print the model's state while a simulation runs")
+
+// tlsPair makes the configurations of a listener and a dialler.
+func tlsPair(t *testing.T) (*tls.Config, *tls.Config) {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	return &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"x"}, MinVersion: tls.VersionTLS13},
+		&tls.Config{InsecureSkipVerify: true, NextProtos: []string{"x"}, MinVersion: tls.VersionTLS13}
+}
+
+func quicConfig() *quic.Config {
+	return &quic.Config{
+		InitialStreamReceiveWindow: 64 << 20, MaxStreamReceiveWindow: 64 << 20,
+		InitialConnectionReceiveWindow: 128 << 20, MaxConnectionReceiveWindow: 128 << 20,
+		InitialPacketSize: 1280, MaxIdleTimeout: time.Minute, DisablePathMTUDiscovery: true,
+	}
+}
+
+// sender is one connection that sends as fast as it may from side a to b.
+type sender struct {
+	gov  *governor.Governor // nil: as quic-go has it
+	conn *quic.Conn
+	mu   sync.Mutex
+	got  int64
+}
+
+func (s *sender) received() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.got
+}
+
+// sim is a link with senders on it.
+type sim struct {
+	t    *testing.T
+	net  *simlink.Net
+	wg   sync.WaitGroup
+	stop chan struct{}
+	end  []func()
+}
+
+func newSim(t *testing.T, l link) *sim {
+	ab, ba := l.params()
+	s := &sim{t: t, stop: make(chan struct{})}
+	s.net = simlink.New(ab, ba, 1, &s.wg, s.stop)
+	return s
+}
+
+func (s *sim) close() {
+	for _, f := range s.end {
+		f()
+	}
+	close(s.stop)
+	s.wg.Wait()
+}
+
+// add starts a sender.
+func (s *sim) add(governed bool) *sender {
+	s.t.Helper()
+	serverTLS, clientTLS := tlsPair(s.t)
+	a, b := s.net.Socket(true), s.net.Socket(false)
+	ta, tb := &quic.Transport{Conn: a}, &quic.Transport{Conn: b}
+	ln, err := tb.Listen(serverTLS, quicConfig())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	x := &sender{}
+	conf := quicConfig()
+	if governed {
+		x.gov = governor.New(uint64(len(s.end))*7919 + 1)
+		conf.Tracer = x.gov.Tracer
+	}
+	x.conn, err = ta.Dial(context.Background(), b.LocalAddr(), clientTLS, conf)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if governed {
+		x.gov.Attach(x.conn)
+	}
+	far, err := ln.Accept(context.Background())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		str, err := x.conn.OpenUniStream()
+		if err != nil {
+			return
+		}
+		buf := make([]byte, 64<<10)
+		for {
+			if _, err := str.Write(buf); err != nil {
+				return
+			}
+		}
+	})
+	wg.Go(func() {
+		str, err := far.AcceptUniStream(context.Background())
+		if err != nil {
+			return
+		}
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := str.Read(buf)
+			x.mu.Lock()
+			x.got += int64(n)
+			x.mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	})
+	s.end = append(s.end, func() {
+		_ = x.conn.CloseWithError(0, "")
+		_ = far.CloseWithError(0, "")
+		wg.Wait()
+		_ = ln.Close()
+		_ = ta.Close()
+		_ = tb.Close()
+		_ = a.Close()
+		_ = b.Close()
+	})
+	return x
+}
+
+// run lets time pass and returns the goodput of each sender in Mbit/s.
+func (s *sim) run(d time.Duration, senders ...*sender) []float64 {
+	from := make([]int64, len(senders))
+	for i, x := range senders {
+		from[i] = x.received()
+	}
+	const step = 500 * time.Millisecond
+	for t := time.Duration(0); t < d; t += step {
+		time.Sleep(step)
+		if *trace {
+			line := ""
+			for _, x := range senders {
+				st := x.conn.ConnectionStats()
+				line += fmt.Sprintf("  cwnd %7d rtt %6.1f lost %5d", st.CongestionWindow, float64(st.SmoothedRTT)/1e6, st.PacketsLost)
+				if x.gov != nil {
+					line += " " + x.gov.String()
+				}
+			}
+			s.t.Logf("%v%s", t, line)
+		}
+	}
+	out := make([]float64, len(senders))
+	for i, x := range senders {
+		out[i] = float64(x.received()-from[i]) * 8 / d.Seconds() / 1e6
+	}
+	return out
+}
+
+type link struct {
+	mbit  float64
+	rtt   time.Duration
+	loss  float64
+	burst float64
+	queue float64 // in products of rate and round trip
+}
+
+func (l link) params() (ab, ba simlink.Params) {
+	bdp := l.mbit * 1e6 / 8 * l.rtt.Seconds()
+	ab = simlink.Params{Rate: l.mbit * 1e6, Delay: l.rtt / 2, Queue: max(int(bdp*l.queue), 15000), Loss: l.loss, Burst: l.burst}
+	ba = ab
+	return ab, ba
+}
+
+func (l link) String() string {
+	return fmt.Sprintf("%g Mbit/s %v loss %g burst %g queue %g", l.mbit, l.rtt, l.loss, l.burst, l.queue)
+}
+
+func TestSingle(t *testing.T) {
+	ms := time.Millisecond
+	cases := []struct {
+		link
+		want float64
+	}{
+		{link{100, 100 * ms, 0, 0, 1}, 93},
+		{link{100, 100 * ms, 0.001, 0, 1}, 92},
+		{link{100, 100 * ms, 0.01, 0, 1}, 88},
+		{link{100, 100 * ms, 0.03, 0, 1}, 80},
+		{link{100, 100 * ms, 0.01, 4, 1}, 80},
+		{link{20, 300 * ms, 0.005, 0, 1}, 18},
+		{link{2, 100 * ms, 0, 0, 1}, 1.8},
+		{link{500, 20 * ms, 0.001, 0, 1}, 440},
+	}
+	for _, c := range cases {
+		t.Run(c.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSim(t, c.link)
+				defer s.close()
+				x := s.add(true)
+				start := s.run(1500*ms, x)
+				first := s.run(3500*ms, x)
+				second := s.run(10*time.Second, x)
+				st := x.conn.ConnectionStats()
+				sent, lost, dropped, q := s.net.AtoB.Stats()
+				t.Logf("goodput first 1.5s %.1f, to 5s %.1f, second half %.1f; want %.1f; srtt %v; quic lost %d/%d; link sent %d lost %d dropped %d maxqueue %d",
+					start[0], first[0], second[0], c.want, st.SmoothedRTT, st.PacketsLost, st.PacketsSent, sent, lost, dropped, q)
+				if second[0] < c.want {
+					t.Errorf("goodput %.1f, want %.1f", second[0], c.want)
+				}
+			})
+		})
+	}
+}
+
+var _ = io.EOF
