@@ -137,6 +137,7 @@ func (c *Codec) load(log uint8) {
 
 // rebuildIndex puts the anchors of what is on disk back into the index, newest first, while traffic flows.
 func (c *Codec) rebuildIndex() {
+	c.index.Populate()
 	c.store.EachAnchors(func(k history.Key, packed []uint64) bool {
 		select {
 		case <-c.stop:

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -98,6 +99,12 @@ func (c codecCmd) Run() (err error) {
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
+	plan, err := dedupe.NewPlan(set.cache)
+	if err != nil {
+		return err
+	}
+	// The collector keeps the heap of both sides within their memory; the index lies outside of it.
+	debug.SetMemoryLimit(2 * (set.cache.MemoryBytes - plan.IndexBytes) * 9 / 10)
 	b, err := openBench(dir, set)
 	if err != nil {
 		return err
@@ -428,14 +435,14 @@ func processCPU() float64 {
 	return float64(r.Utime.Nano()+r.Stime.Nano()) / 1e9
 }
 
-// residentBytes is the process's resident memory as /proc says.
+// residentBytes is the process's resident memory as /proc says, without pages of files: the store maps its files, which is page cache.
 func residentBytes() int64 {
 	text, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return 0
 	}
 	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "VmRSS:" {
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == "RssAnon:" {
 			kib, _ := strconv.ParseInt(f[1], 10, 64) // 0 when the kernel writes something else
 			return kib << 10
 		}

@@ -56,7 +56,7 @@ type bounds struct {
 	_          [48]byte // the heads move all the time: keep the two logs off one cache line
 }
 
-// New returns an empty index of about entries entries, at least one bucket. Pages that are never written cost no memory.
+// New returns an empty index of about entries entries, at least one bucket.
 func New(entries int64) *Index {
 	n := max(uint64(entries)/Bucket, 1)
 	mem, release := reserve(int(n) * Bucket * EntryBytes)
@@ -66,6 +66,11 @@ func New(entries int64) *Index {
 		runtime.AddCleanup(ix, func(m []byte) { release(m) }, mem)
 	}
 	return ix
+}
+
+// Populate claims the table's memory, so that the first insertions do not pay for it. It may run beside lookups and insertions.
+func (ix *Index) Populate() {
+	populate(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(ix.table))), len(ix.table)*EntryBytes))
 }
 
 // Bytes is the size of the table.

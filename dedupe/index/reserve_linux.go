@@ -13,3 +13,9 @@ func reserve(n int) (mem []byte, release func([]byte)) {
 	_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
 	return b, func(m []byte) { _ = unix.Munmap(m) }
 }
+
+// populate makes the kernel back the table's memory now, in large pages where it can; otherwise each first touch of a page would stop an encoder
+// for as long as it takes to clear 2 MiB.
+func populate(mem []byte) {
+	_ = unix.Madvise(mem, unix.MADV_POPULATE_WRITE) // kernels before 5.14 do not know it: then first touches cost
+}
