@@ -16,14 +16,15 @@ import (
 
 // commands is the root of the command line; each field is one command with its own file.
 type commands struct {
-	Demo    demoCmd    `cmd:"" help:"Show the main job: two gateways over an emulated link, the same data directly, cold, again and with edits."`
-	Link    linkCmd    `cmd:"" help:"The lab and its emulated WAN link by hand."`
-	Codec   codecCmd   `cmd:"" help:"Run files through encoder and decoder in turn, one history: ratio, speed, verified byte by byte."`
-	Run     runCmd     `cmd:"" help:"Measure scenarios over the emulated link: directly, through wanpair and by what a user would pick instead, in one run."`
-	List    listCmd    `cmd:"" help:"List scenarios, links and columns."`
-	Compare compareCmd `cmd:"" help:"Say what got better or worse beyond the noise between two runs; exit status 1 when something got worse."`
-	Corpus  corpusCmd  `cmd:"" help:"Build the data to measure with: real releases, dumps, backups, pictures."`
-	Version versionCmd `cmd:"" help:"Print version, commit and Go release."`
+	Demo     demoCmd     `cmd:"" help:"Show the main job: two gateways over an emulated link, the same data directly, cold, again and with edits."`
+	Link     linkCmd     `cmd:"" help:"The lab and its emulated WAN link by hand."`
+	Codec    codecCmd    `cmd:"" help:"Run files through encoder and decoder in turn, one history: ratio, speed, verified byte by byte."`
+	Run      runCmd      `cmd:"" help:"Measure scenarios over the emulated link: directly, through wanpair and by what a user would pick instead, in one run."`
+	List     listCmd     `cmd:"" help:"List scenarios, links and columns."`
+	Compare  compareCmd  `cmd:"" help:"Say what got better or worse beyond the noise between two runs; exit status 1 when something got worse."`
+	Estimate estimateCmd `cmd:"" help:"Say what wanpair would save on your own files or packet captures, without a second box."`
+	Corpus   corpusCmd   `cmd:"" help:"Build the data to measure with: real releases, dumps, backups, pictures."`
+	Version  versionCmd  `cmd:"" help:"Print version, commit and Go release."`
 }
 
 // version is stamped by the build (-ldflags "-X main.version=..."); empty means: take what the Go tool recorded.
