@@ -42,7 +42,7 @@ func databaseScenarios() []*Scenario {
 		},
 		{
 			Name: "replica", Title: "Database replication: a streaming standby", Phases: []string{"seeded", "reseeded", "streaming"}, Tools: tools, Root: true,
-			Text:    "A streaming standby is made from a base backup over the link, then lost and made again the next night, then follows its primary under pgbench's load, about twice of what the link carries as WAL; the time of streaming ends when it has caught up. All rows of both are compared.",
+			Text:    "A streaming standby is made from a base backup over the link, then lost and made again the next night, then follows its primary under pgbench's load right after a checkpoint; the time of streaming ends when it has caught up. All rows of both are compared.",
 			Prepare: prepareReplica,
 		},
 		{

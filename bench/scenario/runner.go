@@ -33,6 +33,8 @@ type Plan struct {
 	Late time.Duration
 	// State is the file by which an interrupted benchmark goes on; "" keeps none.
 	State string
+	// Logs is where the gateways' logs of plays that failed are kept; "" keeps none.
+	Logs string
 	// Dir is where servers and caches have their files; "" is a new directory below the system's for temporary files.
 	Dir string
 	// Progress is told what is done now, and how much of the whole, in estimated seconds; nil is nobody.
@@ -279,7 +281,12 @@ func (r *runner) stageAndPlay(ctx context.Context, s *Scenario, l Link, c Column
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, set.close()) }()
+	defer func() {
+		err = errors.Join(err, set.close())
+		if err != nil { // after close: what a gateway says at its end is the most telling
+			err = errors.Join(err, set.saveLogs(r.plan.Logs, s.Name+" "+l.Name))
+		}
+	}()
 	play, err := material.Open(ctx, Stage{
 		Kit: r.kit(filepath.Join(r.dir, "material"), l), Client: set.client, Server: set.server, Column: c, Dir: dir,
 	})

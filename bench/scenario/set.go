@@ -108,6 +108,25 @@ func (s *set) close() error {
 	return errors.Join(faults...)
 }
 
+// saveLogs copies the gateways' logs of a play that went wrong.
+func (s *set) saveLogs(dir, name string) error {
+	if s.pair == nil || dir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	var faults []error
+	for _, g := range []*pair.Gateway{s.pair.Near, s.pair.Far} {
+		data, err := os.ReadFile(g.LogPath())
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name+"."+g.Name+".log"), data, 0o644)
+		}
+		faults = append(faults, err)
+	}
+	return errors.Join(faults...)
+}
+
 func isRoot() bool { return os.Geteuid() == 0 && !lab.Entered() }
 
 // oneLine shortens an error for a table.

@@ -43,6 +43,12 @@ func (m *Meter) usage() (usage, error) {
 	return sum, nil
 }
 
+// TreeUsage is the CPU time that a process and its descendants that live have used, and the memory that each held at most, added up.
+func TreeUsage(root int) (cpu time.Duration, rssBytes int64, err error) {
+	u, err := treeUsage(root)
+	return u.cpu, u.rss, err
+}
+
 // treeUsage adds up a process and all its descendants that live.
 func treeUsage(root int) (usage, error) {
 	parents, err := processes()

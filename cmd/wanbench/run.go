@@ -26,6 +26,7 @@ type runCmd struct {
 	Late      time.Duration `default:"10ms" help:"How late the link's emulator may have been at worst for a run to count."`
 	Corpus    string        `placeholder:"DIR" help:"Where the corpora are, and are made when missing. Default: wanbench below the user's cache directory."`
 	Binary    string        `placeholder:"FILE" help:"The wanpair binary; default: beside this one. 'none' measures without it."`
+	Logs      string        `placeholder:"DIR" help:"Keep the gateways' logs of runs that failed here."`
 	JSON      string        `name:"json" placeholder:"FILE" help:"Write the results; FILE.state lets an interrupted run go on."`
 	HTML      string        `name:"html" placeholder:"FILE" help:"Write one page with pictures."`
 	Markdown  string        `placeholder:"FILE" help:"Write the tables as a document."`
@@ -66,7 +67,7 @@ func (c runCmd) Run() error {
 }
 
 func (c runCmd) plan() (scenario.Plan, error) {
-	plan := scenario.Plan{Runs: c.Runs, Transfer: c.Transfer, Seed: c.Seed, Late: c.Late, Corpus: c.Corpus, Binary: c.Binary}
+	plan := scenario.Plan{Runs: c.Runs, Transfer: c.Transfer, Seed: c.Seed, Late: c.Late, Corpus: c.Corpus, Binary: c.Binary, Logs: c.Logs}
 	const longest = time.Minute
 	if c.Transfer < time.Second/2 || c.Transfer > longest {
 		return plan, fmt.Errorf("--transfer %v is not within 0.5s to %v", c.Transfer, longest)
