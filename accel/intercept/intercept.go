@@ -46,6 +46,8 @@ type Interceptor struct {
 	suspended error             // why no peer's traffic is diverted although it is alive; nil = it is
 	lastSeen  map[string]uint64 // counters as last read, in packets; the table is put back with them
 	watch     watchdog
+
+	probeDevice string // while a probe is under way
 }
 
 type state uint8
@@ -404,7 +406,7 @@ func (i *Interceptor) gatewaysLocked() []netip.Addr {
 
 // reinstallLocked puts the whole table in again, with what it should hold now.
 func (i *Interceptor) reinstallLocked(why string) error {
-	now := contents{alive: map[string][]netip.Prefix{}, gateways: i.gatewaysLocked(), counters: i.lastSeen}
+	now := contents{alive: map[string][]netip.Prefix{}, gateways: i.gatewaysLocked(), probe: i.probeDevice, counters: i.lastSeen}
 	for name, p := range i.peers {
 		now.alive[name] = i.divertedLocked(p, name)
 	}

@@ -81,8 +81,8 @@ func (k *keeper) refresh(now time.Time) error {
 	if changed := gen != i.table.generation; changed || now.Sub(k.lastCheck) >= checkEvery {
 		k.lastCheck = now
 		k.probeWanted = k.probeWanted || changed
-		faults = append(faults, i.healLocked())
 		i.table.generation = gen
+		faults = append(faults, i.healLocked())
 	}
 	return errors.Join(append(faults, i.refreshLocked(slices.Collect(maps.Keys(i.peers))...))...)
 }

@@ -179,11 +179,10 @@ func (i *Interceptor) letProbeIn(device string) error {
 	if i.state == stateRemoved {
 		return ErrState
 	}
+	i.probeDevice = device
 	err := i.table.setProbe(device)
 	if errors.Is(err, errTableGone) {
-		if err = i.reinstallLocked("somebody removed it"); err == nil {
-			err = i.table.setProbe(device)
-		}
+		err = i.reinstallLocked("somebody removed it")
 	}
 	return err
 }

@@ -44,7 +44,11 @@ type ruleset struct {
 	chains []*nftables.Chain
 	rules  map[string][]*nftables.Rule
 	sets   map[string]*setContents
+	steps  int // rules looked at in this verdict
 }
+
+// maxSteps bounds the work of one verdict. Chains cannot form loops, but jumps can multiply; beyond this nothing is decided.
+const maxSteps = 200_000
 
 type setContents struct {
 	interval, concat bool
@@ -64,6 +68,7 @@ func readRuleset(ours string) (*ruleset, error) {
 // verdict is what becomes of a packet in all base chains of its hook, and the chain that drops it if one does.
 func (r *ruleset) verdict(p traveller) (outcome, string) {
 	all, by := accepted, ""
+	r.steps = 0
 	for _, ch := range r.chains {
 		if !r.concerns(ch, p) {
 			continue
@@ -127,6 +132,9 @@ func (r *ruleset) walk(ch *nftables.Chain, p traveller, depth int) outcome {
 	}
 	var result outcome
 	for _, rule := range rules {
+		if r.steps++; r.steps > maxSteps {
+			return accepted | dropped | undecided
+		}
 		m := r.match(rule, p)
 		if m.certainty == never {
 			continue

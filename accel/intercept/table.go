@@ -29,6 +29,7 @@ func newTable(m *model, k *kernel) *table {
 type contents struct {
 	alive    map[string][]netip.Prefix // by peer
 	gateways []netip.Addr
+	probe    string            // interface of a probe that is under way
 	counters map[string]uint64 // packets so far, so that a counter never runs backwards
 }
 
