@@ -39,7 +39,7 @@ func newPair(t *testing.T) *pair {
 	p.healthy.Store(true)
 
 	// keepalived runs scripts only from places that none but root can write to, on the whole way: the tests' own directories lie in /tmp.
-	dir, err := os.MkdirTemp("/run", "wanpair-deploy-")
+	dir, err := os.MkdirTemp("/run", "wanpair-deploy-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func (p *pair) serveHealth(t *testing.T) {
 	t.Helper()
 	var listener net.Listener
 	p.do(t, "gateway", func() (err error) {
-		listener, err = net.Listen("tcp", "127.0.0.1:9460")
+		listener, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:9460")
 		return err
 	})
 	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

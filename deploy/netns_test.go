@@ -115,7 +115,7 @@ func (l *lab) try(ns string, f func() error) error {
 func (l *lab) dial(ns, address string, timeout time.Duration) (net.Conn, error) {
 	var conn net.Conn
 	err := l.try(ns, func() (err error) {
-		conn, err = net.DialTimeout("tcp", address, timeout)
+		conn, err = (&net.Dialer{Timeout: timeout}).DialContext(context.Background(), "tcp", address)
 		return err
 	})
 	return conn, err
@@ -126,7 +126,7 @@ func (l *lab) echo(t *testing.T, ns, address string) {
 	t.Helper()
 	var listener net.Listener
 	l.do(t, ns, func() (err error) {
-		listener, err = net.Listen("tcp", address)
+		listener, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
 		return err
 	})
 	var serving sync.WaitGroup
