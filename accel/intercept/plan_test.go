@@ -130,7 +130,7 @@ func splitPlan(plan string) (rules, commands string) {
 	return rules, commands
 }
 
-var routeNoise = regexp.MustCompile(` (proto 46|proto static|pref medium|metric 1024|scope host)|proto 46`)
+var routeNoise = regexp.MustCompile(`packets \d+ bytes \d+| (proto 46|proto static|pref medium|metric 1024|scope host)|proto 46`)
 
 // listing is everything this package can change.
 func listing(ns *nstest.NS) string {
