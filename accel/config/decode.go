@@ -279,8 +279,8 @@ func nearest(name string) string {
 		known(k.Name)
 	}
 	t := reflect.TypeFor[document]()
-	for i := range t.NumField() {
-		known(t.Field(i).Tag.Get("toml"))
+	for f := range t.Fields() {
+		known(f.Tag.Get("toml"))
 	}
 	return best
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -11,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"net/netip"
 )
 
 var update = flag.Bool("update", false, "rewrite generated documents")
@@ -20,13 +20,13 @@ var update = flag.Bool("update", false, "rewrite generated documents")
 func schemaKeys() []string {
 	var keys []string
 	t := reflect.TypeFor[document]()
-	for i := range t.NumField() {
-		section := t.Field(i).Type
+	for f := range t.Fields() {
+		section := f.Type
 		for section.Kind() == reflect.Pointer || section.Kind() == reflect.Slice {
 			section = section.Elem()
 		}
-		for j := range section.NumField() {
-			keys = append(keys, t.Field(i).Tag.Get("toml")+"."+section.Field(j).Tag.Get("toml"))
+		for key := range section.Fields() {
+			keys = append(keys, f.Tag.Get("toml")+"."+key.Tag.Get("toml"))
 		}
 	}
 	return keys

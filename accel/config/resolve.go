@@ -20,8 +20,7 @@ func Load(path string) (*Config, error) {
 		if errors.Is(err, os.ErrPermission) {
 			advice = "run as a user who may read it"
 		}
-		var cause *os.PathError
-		if errors.As(err, &cause) {
+		if cause, ok := errors.AsType[*os.PathError](err); ok {
 			err = cause.Err
 		}
 		return nil, Faults{{File: path, Problem: "cannot be read: " + err.Error(), Advice: advice}}

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -131,10 +132,8 @@ func (l *Limiter) Handle(ctx context.Context, r slog.Record) error {
 					return true
 				}
 			}
-			for _, key := range seen {
-				if a.Key == key {
-					return true
-				}
+			if slices.Contains(seen, a.Key) {
+				return true
 			}
 			seen = append(seen, a.Key)
 		}
@@ -185,7 +184,7 @@ func (l *Limiter) WithAttrs(attrs []slog.Attr) slog.Handler {
 	out := *l
 	out.next = l.next.WithAttrs(attrs)
 	if !l.group {
-		out.bound = append(l.bound[:len(l.bound):len(l.bound)], attrs...)
+		out.bound = append(slices.Clip(l.bound), attrs...)
 	}
 	return &out
 }

@@ -42,7 +42,7 @@ func startBrowser(t *testing.T) *browser {
 		}
 		t.Skipf("the page cannot be tested: %v", err)
 	}
-	cmd := exec.Command(path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
+	cmd := exec.CommandContext(t.Context(), path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
 		"--disable-component-update", "--disable-sync", "--user-data-dir="+t.TempDir(), "--remote-debugging-port=0", "--remote-allow-origins=*", "about:blank")
 	cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir()) // it leaves files there when it is killed
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
