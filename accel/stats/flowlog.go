@@ -2,6 +2,7 @@ package stats
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,9 +66,13 @@ func (l *FlowLog) open() error {
 	return nil
 }
 
-// Ended queues a record. It never blocks.
+// outcomePassed stands in the flow log for a connection that was accepted here but went raw. It is no outcome of a carried flow: those are counted by reason.
+const outcomePassed Outcome = "passed"
+
+// Ended queues a record. An empty outcome means that the connection went raw, for its reason. It never blocks.
 func (l *FlowLog) Ended(f Flow, how Outcome) {
 	now := time.Now()
+	how = cmp.Or(how, outcomePassed)
 	select {
 	case l.queue <- FlowRecord{
 		Time: now, ID: f.ID, Source: f.Source, Destination: f.Destination, Peer: f.Peer, Class: f.Class, Outcome: how,

@@ -81,7 +81,7 @@ func TestFlowLogRotates(t *testing.T) {
 			last = line
 		}
 	}
-	if !strings.Contains(last, `"id":29`) {
+	if !strings.Contains(last, `"id":29`) || !strings.Contains(last, `"outcome":"clean"`) {
 		t.Errorf("the last line is %s", last)
 	}
 }
