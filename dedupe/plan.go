@@ -25,7 +25,7 @@ const (
 	// epochsPerCache and maxEpochBytes: what is dropped at once is a 32nd of the cache and never more than 32 GiB.
 	epochsPerCache = 32
 	maxEpochBytes  = 32 << 30
-	// maxStreams is the most streaming literal contexts of a direction.
+	// maxStreams is the most streaming literal contexts granted.
 	maxStreams = 32
 	// overcommit is how many anchors per index slot are accepted; measured, 1.3 costs 3 % of the ratio and 5 nearly all of it.
 	overcommit = 1.3
@@ -74,9 +74,9 @@ type Plan struct {
 	HotBytes       int64   // of sealed blocks in memory
 	OpenBytes      int64   // of blocks being filled, both logs
 	OpenBlocks     int     // being filled, per log
-	WorkBytes      int64   // scratch, zstd contexts, the store's own tables
-	StreamEncoders int     // streaming literal contexts at most, towards the peer
-	StreamDecoders int     // and from it: what we grant
+	WorkBytes      int64   // scratch, independent zstd contexts, the store's own tables
+	StreamBytes    int64   // of streaming literal contexts towards the peer
+	StreamDecoders int     // streaming literal contexts from it: what we grant
 	EpochBytes     int64   // dropped at once when the cache is full
 	Overcommit     float64 // anchors of a full cache per index slot
 	ExpectedLoss   float64 // part of the ratio lost against the densest anchors and a roomy index
@@ -92,17 +92,17 @@ func NewPlan(cfg Config) (Plan, error) {
 	return plan(cfg), nil
 }
 
-// plan divides the memory: two fifths for the index at most, a fifth for open blocks, at most a fifth for work, the rest for hot blocks.
+// plan divides the memory: two fifths for the index at most, a fifth for open blocks, a quarter for streaming contexts, a sixteenth for work, each
+// up to what is of use, and the rest for hot blocks.
 func plan(cfg Config) Plan {
 	m := cfg.MemoryBytes
 	p := Plan{Density: cfg.Density}
 	p.OpenBlocks = int(min(MaxOpenBlocks, max(m/5/(2*history.BlockBytes), 4)))
 	p.OpenBytes = 2 * int64(p.OpenBlocks) * history.BlockBytes
-	p.WorkBytes = min(m/5, 640<<20)
-	// Two thirds of the work memory are for streams, shared so that both directions get as many.
-	const both = literal.StreamEncoderBytes + literal.StreamDecoderBytes
-	p.StreamEncoders = int(min(max(p.WorkBytes*2/3/both, 1), maxStreams))
-	p.StreamDecoders = p.StreamEncoders
+	p.WorkBytes = min(m/16, 64<<20)
+	streams := min(m/4, 384<<20)
+	p.StreamDecoders = int(min(maxStreams, max(streams/3/literal.StreamDecoderBytes, 1)))
+	p.StreamBytes = streams - int64(p.StreamDecoders)*literal.StreamDecoderBytes
 	budget := m * 2 / 5
 	need := func(d int) int64 { return cfg.SizeBytes >> d * index.EntryBytes }
 	if p.Density == 0 {
@@ -113,7 +113,7 @@ func plan(cfg Config) Plan {
 	}
 	p.IndexBytes = max(min(need(p.Density), budget), 1<<20)
 	p.Overcommit = float64(need(p.Density)) / float64(p.IndexBytes)
-	p.HotBytes = max(m-p.IndexBytes-p.OpenBytes-p.WorkBytes, 4<<20)
+	p.HotBytes = max(m-p.IndexBytes-p.OpenBytes-p.WorkBytes-streams, 4<<20)
 	p.blocksPerEpoch = uint64(max(min(cfg.SizeBytes/epochsPerCache, maxEpochBytes)/history.BlockBytes, 1))
 	p.EpochBytes = int64(p.blocksPerEpoch) * history.BlockBytes
 	p.ExpectedLoss = expectedLoss(p.Density, p.Overcommit)

@@ -34,7 +34,7 @@ func (c *Codec) Begin(send func(msg []byte) error) error {
 	if c.closed {
 		return ErrClosed
 	}
-	s := &session{send: send, lender: c.pool.Lender(c.plan.StreamEncoders, c.plan.StreamDecoders)}
+	s := &session{send: send, lender: c.pool.Lender(c.plan.StreamBytes, c.plan.StreamDecoders)}
 	c.sess.Store(nil)
 	for log := range uint8(2) {
 		for _, b := range c.store.Open(log) {
