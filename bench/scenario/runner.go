@@ -33,7 +33,7 @@ type Plan struct {
 	Late time.Duration
 	// State is the file by which an interrupted benchmark goes on; "" keeps none.
 	State string
-	// Logs is where the gateways' logs of plays that failed are kept; "" keeps none.
+	// Logs is where the gateways' logs, in full detail, of plays that failed are kept; "" keeps none.
 	Logs string
 	// Dir is where servers and caches have their files; "" is a new directory below the system's for temporary files.
 	Dir string

@@ -50,7 +50,11 @@ func buildSet(ctx context.Context, plan Plan, l Link, c Column, dir string, seed
 		}
 	}
 	if c.Gateway {
-		s.pair, err = pair.Start(ctx, pair.Config{Lab: s.lab, Binary: plan.Binary, Dir: filepath.Join(dir, "pair"), LogLevel: "info"})
+		level := "info"
+		if plan.Logs != "" { // somebody looks for a fault
+			level = "debug"
+		}
+		s.pair, err = pair.Start(ctx, pair.Config{Lab: s.lab, Binary: plan.Binary, Dir: filepath.Join(dir, "pair"), LogLevel: level})
 		if err != nil {
 			return nil, err
 		}
