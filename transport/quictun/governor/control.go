@@ -34,6 +34,7 @@ func (m *Model) endRound(now time.Duration) {
 		}
 	}
 	m.yield(limited)
+	m.attribute()
 	m.round++
 	m.roundEnd = m.sent
 	m.roundRTT, m.roundBW, m.roundPeak = 0, 0, m.inFlight
@@ -52,6 +53,45 @@ func (m *Model) checkFull(limited bool) {
 			m.stale++ // what was sent more only waits
 		}
 	}
+}
+
+// lossRatio is a ratio that forgets.
+type lossRatio struct{ lost, sent float64 }
+
+func (l *lossRatio) add(lost, sent int64) {
+	const memory = 0.9
+	l.lost, l.sent = l.lost*memory+float64(lost), l.sent*memory+float64(sent)
+}
+
+func (l *lossRatio) get() float64 { return l.lost / max(l.sent, 1) }
+
+// attribute sorts the losses of the round that ends by what the window was when
+// they were sent, and trims the headroom: what is lost more while cruising than
+// while the window is lowered is lost to a queue too short for the headroom.
+func (m *Model) attribute() {
+	lost, sent := m.lost-m.roundLost, m.sent-m.roundSent
+	switch m.wasPhase {
+	case probeUp:
+		if float64(lost) > (m.highLoss.get()+0.02)*float64(sent) {
+			m.probe = 1 + (m.probe-1)/2
+		} else {
+			m.probe = min(m.probe+probeStep, probeGain)
+		}
+	case probeDown:
+		m.lowLoss.add(lost, sent)
+		if m.lowLoss.sent < float64(50*m.packet) {
+			break
+		}
+		// A hundredth is above the noise of a few hundred packets.
+		if m.highLoss.get() > 1.5*m.lowLoss.get()+0.004 {
+			m.headroom = max(m.headroom-headroomStep, 0)
+		} else {
+			m.headroom = min(m.headroom+headroomStep/2, headroomMax)
+		}
+	case cruise:
+		m.highLoss.add(lost, sent)
+	}
+	m.wasPhase, m.roundPhase = m.roundPhase, m.phase
 }
 
 // yield forgets an estimate that the path has long fallen below: a queue
@@ -97,6 +137,11 @@ func (m *Model) control(acked int64) {
 		if m.roundPeak*2 >= m.window {
 			m.window += acked
 		}
+		if lost := m.lost - m.roundLost; lost > 20*m.packet && float64(lost) > startupLoss*float64(m.sent-m.roundSent+m.inFlight) {
+			m.enter(drain, m.at)
+			m.window = m.bdp(1)
+			return
+		}
 		m.window = max(min(m.window, m.bdp(2.5)), 32*m.packet)
 		return
 	case drain:
@@ -105,9 +150,9 @@ func (m *Model) control(acked int64) {
 			m.enter(cruise, m.at)
 		}
 	case cruise:
-		m.window = m.bdp(1.1) + cruiseSlack*m.packet
+		m.window = m.bdp(1+m.headroom) + cruiseSlack*m.packet
 	case probeUp:
-		m.window = m.bdp(probeGain) + cruiseSlack*m.packet
+		m.window = m.bdp(max(m.probe, 1+m.headroom+probeStep)) + cruiseSlack*m.packet
 	case probeDown:
 		m.window = m.bdp(drainGain)
 	}

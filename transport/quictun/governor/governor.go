@@ -229,5 +229,6 @@ func (g *Governor) String() string {
 	if m == nil {
 		return "-"
 	}
-	return fmt.Sprintf("%s bw %.1f Mbit/s minrtt %v", m.phase, m.Bandwidth()*8/1e6, m.MinRTT().Round(100*time.Microsecond))
+	return fmt.Sprintf("%s bw %.1f Mbit/s minrtt %v headroom %.2f low %.4f high %.4f", m.phase, m.Bandwidth()*8/1e6,
+		m.MinRTT().Round(100*time.Microsecond), m.headroom, m.lowLoss.get(), m.highLoss.get())
 }

@@ -8,9 +8,13 @@ const (
 	startupRounds   = 3    // so many without growth: the pipe is full
 	bandwidthRounds = 10   // rounds an estimate of the bandwidth lives
 	minWindow       = 4    // packets
-	probeGain       = 1.25
+	probeGain       = 1.25 // at most; less where probes cost packets
+	probeStep       = 0.05
 	drainGain       = 0.8
-	cruiseSlack     = 2 // packets beyond the gain
+	cruiseSlack     = 2    // packets beyond the gain
+	headroomMax     = 0.1  // of the product, to be in flight beyond it while cruising
+	headroomStep    = 0.02 // it falls by so much when it costs packets
+	startupLoss     = 0.1  // a round of startup that loses more has overrun the queue
 )
 
 // Sample is what the connection says after every acknowledgement or packet
@@ -84,13 +88,19 @@ type Model struct {
 	full       float64 // bandwidth at the last growth
 	stale      int     // rounds without growth
 	window     int64
+	headroom   float64
+	probe      float64   // gain of the next probe
+	lowLoss    lossRatio // while the window was lowered: what the link loses by itself
+	highLoss   lossRatio // while cruising
+	roundPhase phase     // in which this round began
+	wasPhase   phase     // and the one before: losses are seen a round trip late
 	rng        uint64
 }
 
 // NewModel returns a model that starts with a window of bytes; seed makes
 // probes of different connections fall apart.
 func NewModel(window, packet int64, seed uint64) *Model {
-	return &Model{window: window, packet: packet, rng: seed | 1}
+	return &Model{window: window, packet: packet, rng: seed | 1, headroom: headroomMax, probe: probeGain}
 }
 
 // Begin says what is in flight and was lost before the first sample.

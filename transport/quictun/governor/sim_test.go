@@ -8,8 +8,8 @@ import (
 	"crypto/x509"
 	"flag"
 	"fmt"
-	"io"
 	"math/big"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var trace = flag.Bool("trace", false, "print the model's state while a simulation runs")
+var trace = flag.Bool("model", false, "print the model's state while a simulation runs")
 
 // tlsPair makes the configurations of a listener and a dialler.
 func tlsPair(t *testing.T) (*tls.Config, *tls.Config) {
@@ -72,6 +72,8 @@ type sim struct {
 	wg   sync.WaitGroup
 	stop chan struct{}
 	end  []func()
+
+	senders []*sender
 }
 
 func newSim(t *testing.T, l link) *sim {
@@ -145,6 +147,7 @@ func (s *sim) add(governed bool) *sender {
 			}
 		}
 	})
+	s.senders = append(s.senders, x)
 	s.end = append(s.end, func() {
 		_ = x.conn.CloseWithError(0, "")
 		_ = far.CloseWithError(0, "")
@@ -158,6 +161,18 @@ func (s *sim) add(governed bool) *sender {
 	return x
 }
 
+// trace shows the state of every sender.
+func (s *sim) trace() (line string) {
+	for _, x := range s.senders {
+		st := x.conn.ConnectionStats()
+		line += fmt.Sprintf("  rtt %6.1f lost %5d", float64(st.SmoothedRTT)/1e6, st.PacketsLost)
+		if x.gov != nil {
+			line += " " + x.gov.String()
+		}
+	}
+	return line
+}
+
 // run lets time pass and returns the goodput of each sender in Mbit/s.
 func (s *sim) run(d time.Duration, senders ...*sender) []float64 {
 	from := make([]int64, len(senders))
@@ -168,15 +183,7 @@ func (s *sim) run(d time.Duration, senders ...*sender) []float64 {
 	for t := time.Duration(0); t < d; t += step {
 		time.Sleep(step)
 		if *trace {
-			line := ""
-			for _, x := range senders {
-				st := x.conn.ConnectionStats()
-				line += fmt.Sprintf("  cwnd %7d rtt %6.1f lost %5d", st.CongestionWindow, float64(st.SmoothedRTT)/1e6, st.PacketsLost)
-				if x.gov != nil {
-					line += " " + x.gov.String()
-				}
-			}
-			s.t.Logf("%v%s", t, line)
+			s.t.Log(t, s.trace())
 		}
 	}
 	out := make([]float64, len(senders))
@@ -241,4 +248,86 @@ func TestSingle(t *testing.T) {
 	}
 }
 
-var _ = io.EOF
+// queueDelay samples how long a packet would wait, each ms, and returns the
+// percentile.
+func (s *sim) queueDelay(d time.Duration, percentile float64) time.Duration {
+	var waits []time.Duration
+	for i := range d / time.Millisecond {
+		time.Sleep(time.Millisecond)
+		if *trace && i%500 == 0 {
+			s.t.Log(s.trace())
+		}
+		waits = append(waits, s.net.AtoB.Wait())
+	}
+	slices.Sort(waits)
+	return waits[int(float64(len(waits)-1)*percentile)]
+}
+
+func TestQueue(t *testing.T) {
+	ms := time.Millisecond
+	for _, l := range []link{
+		{100, 100 * ms, 0, 0, 1}, {100, 100 * ms, 0.01, 0, 4}, {2, 100 * ms, 0, 0, 2}, {2, 50 * ms, 0, 0, 2}, {20, 20 * ms, 0, 0, 4}, {100, 100 * ms, 0, 0, 0.25}, {100, 100 * ms, 0, 0, 0.1},
+	} {
+		t.Run(l.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSim(t, l)
+				defer s.close()
+				x := s.add(true)
+				s.run(1500*ms, x)
+				_, _, drop0, _ := s.net.AtoB.Stats()
+				s.run(1500*ms, x)
+				before := x.received()
+				sent0, _, drop1, _ := s.net.AtoB.Stats()
+				p := s.queueDelay(20*time.Second, 0.95)
+				sent1, _, drop2, _ := s.net.AtoB.Stats()
+				t.Logf("goodput %.2f p95 queue %v, dropped %d in startup, %d to 3s, then %d of %d",
+					float64(x.received()-before)*8/20e6, p, drop0, drop1-drop0, drop2-drop1, sent1-sent0)
+			})
+		})
+	}
+}
+
+func TestChange(t *testing.T) {
+	ms := time.Millisecond
+	l := link{100, 100 * ms, 0, 0, 1}
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, l)
+		defer s.close()
+		x := s.add(true)
+		s.run(5*time.Second, x)
+		set := func(mbit float64) {
+			p, _ := l.params()
+			p.Rate = mbit * 1e6
+			s.net.AtoB.Set(p)
+		}
+		for _, rate := range []float64{20, 100, 10, 200} {
+			set(rate)
+			for i := range 4 {
+				r := s.run(2*time.Second, x)
+				t.Logf("rate %g: %ds: %.1f, wait %v", rate, 2*i+2, r[0], s.net.AtoB.Wait())
+			}
+		}
+	})
+}
+
+func TestFair(t *testing.T) {
+	ms := time.Millisecond
+	for _, queue := range []float64{1, 4} {
+		for _, mix := range [][]bool{{true, true}, {true, true, true, true}, {true, false}} {
+			l := link{100, 50 * ms, 0, 0, queue}
+			t.Run(fmt.Sprint(l, mix), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newSim(t, l)
+					defer s.close()
+					var senders []*sender
+					for _, g := range mix {
+						senders = append(senders, s.add(g))
+						s.run(3*time.Second, senders...)
+					}
+					r := s.run(40*time.Second, senders...)
+					t.Logf("%.1f wait %v", r, s.net.AtoB.Wait())
+				})
+			})
+		}
+	}
+}

@@ -277,3 +277,10 @@ func (c *Conn) SetReadBuffer(int) error { return nil }
 
 // SetWriteBuffer is asked for by quic-go.
 func (c *Conn) SetWriteBuffer(int) error { return nil }
+
+// Wait is how long a packet sent now would wait for the rate.
+func (d *Direction) Wait() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return max(time.Until(d.free), 0)
+}
