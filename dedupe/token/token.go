@@ -22,7 +22,7 @@ const (
 	BlockBytes        = 1 << 18
 	BlockShift        = 18
 	MaxMessageBytes   = 65000
-	maxPosition       = 1 << 62 // far beyond any log; keeps sums from wrapping
+	maxPosition       = 1 << 60 // far beyond any log; differences of positions keep two bits free for the token
 	logOfReceiver     = 1
 	logs              = 2
 	minCopyTokenBytes = 3
