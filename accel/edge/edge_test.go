@@ -32,7 +32,7 @@ func pair(t testing.TB, network string) (*Conn, *net.TCPConn) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c, err := net.Dial(network, l.Addr().String())
+	c, err := (&net.Dialer{}).DialContext(context.Background(), network, l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestAcceptedSocketsInheritTheListenersOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c, err := net.Dial("tcp4", l.Addr().String())
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp4", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,14 +174,14 @@ func TestHalfClose(t *testing.T) {
 			e, c := pair(t, network)
 			request := bytes.Repeat([]byte("request "), size/8+1)[:size]
 			go func() {
-				c.Write(request)
-				c.CloseWrite()
+				_, _ = c.Write(request)
+				_ = c.CloseWrite()
 			}()
 			got, err := readAll(e, 4096)
-			if err != io.EOF || !bytes.Equal(got, request) {
+			if !errors.Is(err, io.EOF) || !bytes.Equal(got, request) {
 				t.Fatalf("%s %d: read %d bytes, %v; want all and a clean end", network, size, len(got), err)
 			}
-			if n, err := e.ReadAvailable(make([]byte, 8)); n != 0 || err != io.EOF {
+			if n, err := e.ReadAvailable(make([]byte, 8)); n != 0 || !errors.Is(err, io.EOF) {
 				t.Fatalf("second read after the end: %d, %v", n, err)
 			}
 			// The late reply.
@@ -218,10 +218,10 @@ func TestEndAfterOwnEndIsClean(t *testing.T) {
 	if _, err := io.ReadAll(c); err != nil {
 		t.Fatal(err)
 	}
-	c.Write([]byte("last words"))
+	_, _ = c.Write([]byte("last words"))
 	c.Close()
 	got, err := readAll(e, 4)
-	if err != io.EOF || string(got) != "last words" {
+	if !errors.Is(err, io.EOF) || string(got) != "last words" {
 		t.Fatalf("got %q, %v", got, err)
 	}
 	if err := e.WaitHangup(); err != nil {
@@ -247,7 +247,7 @@ func TestResetIsNoEnd(t *testing.T) {
 		if err := e.CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
-		io.ReadAll(c)
+		_, _ = io.ReadAll(c)
 		reset(t, c)
 		if _, err := readAll(e, 64); !errors.Is(err, syscall.ECONNRESET) {
 			t.Fatalf("got %v, want a reset", err)
@@ -300,8 +300,8 @@ func TestResetIsNoEnd(t *testing.T) {
 		if _, err := e.Write([]byte("unread")); err != nil {
 			t.Fatal(err)
 		}
-		c.CloseWrite()
-		if _, err := readAll(e, 64); err != io.EOF {
+		_ = c.CloseWrite()
+		if _, err := readAll(e, 64); !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
 		hangup := make(chan error, 1)
@@ -316,13 +316,13 @@ func TestResetIsNoEnd(t *testing.T) {
 	})
 	t.Run("both pending when read", func(t *testing.T) {
 		e, c := pair(t, "tcp4")
-		c.CloseWrite()
+		_ = c.CloseWrite()
 		if err := e.WaitReadable(); err != nil {
 			t.Fatal(err)
 		}
 		reset(t, c)
 		waitState(t, e, tcpClose)
-		if _, err := readAll(e, 64); err != io.EOF {
+		if _, err := readAll(e, 64); !errors.Is(err, io.EOF) {
 			t.Fatalf("got %v, want the clean end that came first", err)
 		}
 		if _, err := e.Write([]byte("x")); err == nil {
@@ -343,7 +343,7 @@ func waitState(t *testing.T, e *Conn, state uint8) {
 	for time.Now().Before(deadline) {
 		var info *unix.TCPInfo
 		var err error
-		e.raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
+		_ = e.raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -376,14 +376,14 @@ func TestResetRace(t *testing.T) {
 		go func() {
 			buf := make([]byte, 1+rand.IntN(8192))
 			for range rand.IntN(20) {
-				c.Read(buf)
-				c.Write(buf[:1])
+				_, _ = c.Read(buf)
+				_, _ = c.Write(buf[:1])
 			}
-			c.SetLinger(0)
+			_ = c.SetLinger(0)
 			c.Close()
 		}()
 		_, err := readAll(e, 512)
-		if err == nil || err == io.EOF {
+		if err == nil || errors.Is(err, io.EOF) {
 			t.Fatalf("round %d: a reset was read as %v", i, err)
 		}
 		<-done
@@ -439,9 +439,9 @@ func TestUrgentDataStaysInLine(t *testing.T) {
 	send("before ", 0)
 	send("!", unix.MSG_OOB)
 	send(" after", 0)
-	c.CloseWrite()
+	_ = c.CloseWrite()
 	got, err := readAll(e, 64)
-	if string(got) != "before ! after" || err != io.EOF {
+	if string(got) != "before ! after" || !errors.Is(err, io.EOF) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
@@ -454,7 +454,7 @@ func TestReadAvailableNeverWaits(t *testing.T) {
 	if n, err := e.ReadAvailable(nil); n != 0 || err != nil {
 		t.Fatalf("empty buffer: %d, %v", n, err)
 	}
-	c.Write([]byte("abcdef"))
+	_, _ = c.Write([]byte("abcdef"))
 	if err := e.WaitReadable(); err != nil {
 		t.Fatal(err)
 	}
@@ -495,7 +495,7 @@ func TestUnsent(t *testing.T) {
 		}
 		runtime.Gosched()
 	}
-	go io.Copy(io.Discard, c)
+	go func() { _, _ = io.Copy(io.Discard, c) }()
 	if n := <-total; n != 32<<20 {
 		t.Fatalf("wrote %d", n)
 	}
@@ -521,7 +521,7 @@ func TestReadingAndWritingAllocateNothing(t *testing.T) {
 	e, c := pair(t, "tcp4")
 	p := []byte("x")
 	allocs := testing.AllocsPerRun(200, func() {
-		c.Write(p)
+		_, _ = c.Write(p)
 		if err := e.WaitReadable(); err != nil {
 			t.Fatal(err)
 		}
@@ -531,7 +531,7 @@ func TestReadingAndWritingAllocateNothing(t *testing.T) {
 		if _, err := e.Write(p); err != nil {
 			t.Fatal(err)
 		}
-		c.Read(p)
+		_, _ = c.Read(p)
 	})
 	if allocs != 0 {
 		t.Errorf("%v allocations per exchange, want none", allocs)

@@ -75,12 +75,12 @@ func victim() error {
 
 // A killed process resets what it accepted, what it dialled and what waits in its accept queue.
 func TestKillIsSeenAsReset(t *testing.T) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	cmd := exec.Command(os.Args[0])
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), "EDGE_TEST_VICTIM=1")
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
@@ -94,7 +94,7 @@ func TestKillIsSeenAsReset(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer cmd.Process.Kill()
+	defer func() { _ = cmd.Process.Kill() }()
 	addr, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +102,7 @@ func TestKillIsSeenAsReset(t *testing.T) {
 	addr = strings.TrimSpace(addr)
 	conns := map[string]net.Conn{}
 	dial := func(name string) {
-		c, err := net.Dial("tcp4", addr)
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp4", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +122,7 @@ func TestKillIsSeenAsReset(t *testing.T) {
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	cmd.Wait()
+	_ = cmd.Wait()
 	for name, c := range conns {
 		if n, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("%s: read %d, %v; want a reset", name, n, err)

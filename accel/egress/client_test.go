@@ -50,7 +50,7 @@ func (s farSite) listen(t *testing.T, network, addr string) net.Listener {
 	var l net.Listener
 	s.server.Do(func() {
 		var err error
-		if l, err = net.Listen(network, addr); err != nil {
+		if l, err = (&net.ListenConfig{}).Listen(context.Background(), network, addr); err != nil {
 			t.Error(err)
 		}
 	})
@@ -98,7 +98,7 @@ func TestServerSeesTheClient(t *testing.T) {
 			t.Errorf("edge %v to %v", c.LocalAddr(), c.RemoteAddr())
 		}
 		go func() {
-			io.Copy(a, a)
+			_, _ = io.Copy(a, a)
 			a.Close()
 		}()
 		if _, err := c.Write([]byte("ping")); err != nil {
@@ -108,7 +108,7 @@ func TestServerSeesTheClient(t *testing.T) {
 			t.Error(err)
 		}
 		got, err := readAll(c)
-		if string(got) != "ping" || err != io.EOF {
+		if string(got) != "ping" || !errors.Is(err, io.EOF) {
 			t.Errorf("echo: %q, %v", got, err)
 		}
 		if err := c.Finish(); err != nil {
@@ -202,9 +202,9 @@ func TestClientPortUsedAgain(t *testing.T) {
 				if err := c.CloseWrite(); err != nil {
 					t.Fatal(err)
 				}
-				io.Copy(io.Discard, a)
+				_, _ = io.Copy(io.Discard, a)
 				a.Close()
-				if _, err := readAll(c); err != io.EOF {
+				if _, err := readAll(c); !errors.Is(err, io.EOF) {
 					t.Fatal(err)
 				}
 				if err := c.Finish(); err != nil {

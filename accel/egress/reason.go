@@ -63,8 +63,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // ReasonOf gives the reason of an error of this package, Failed for any other.
 func ReasonOf(err error) Reason {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Reason
 	}
 	return Failed

@@ -77,7 +77,7 @@ func TestProbeOffAndRequired(t *testing.T) {
 	if err != nil {
 		t.Fatalf("if possible: got %v", err)
 	}
-	s.gateway.Do(func() { i.Remove() })
+	s.gateway.Do(func() { _ = i.Remove() })
 }
 
 // With the probe out of the way the watchdog alone ends a black hole; the probe then sees when it is over.
@@ -122,7 +122,7 @@ func TestWatchdogWhenNobodyAccepts(t *testing.T) {
 	next := &running{Interceptor: r.Interceptor, s: s}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer func() { cancel(); next.wg.Wait() }()
-	next.wg.Go(func() { s.gateway.Run(func() error { return r.Run(ctx) }) })
+	next.wg.Go(func() { _ = s.gateway.Run(func() error { return r.Run(ctx) }) })
 	next.alive()
 	// Clients' first connections hang until the watchdog acts, later ones pass raw.
 	s.eventually(30*time.Second, s.answers(target4, raw4))

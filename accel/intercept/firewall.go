@@ -21,7 +21,7 @@ type journey struct {
 	what     string // of the packet, for the text
 	hook     *nftables.ChainHook
 	from, to []netip.Prefix
-	in, out  []string // interfaces; out nil: by the route
+	in       []string // interfaces; nil: by the route
 	flags    byte
 	ctState  uint32
 	mark     uint32

@@ -135,7 +135,7 @@ func TestCheckHost(t *testing.T) {
 			}
 			err = s.gateway.Run(func() error { return i.Install(context.Background()) })
 			swallowed := errors.Is(err, ErrSwallowed)
-			s.gateway.Do(func() { i.Remove() })
+			s.gateway.Do(func() { _ = i.Remove() })
 			for _, code := range []string{"fatal input_drop", "fatal src_valid_mark", "fatal syncookies", "fatal prerouting_drop"} {
 				// Rules for lan0 alone do not concern the probe's interface.
 				if slices.Contains(tt.want, code) && !swallowed && !strings.Contains(tt.setUp+tt.nft, "lan0") {

@@ -190,7 +190,7 @@ func (i *Interceptor) openListeners() (listen4, listen6 netip.AddrPort, err erro
 
 // hasFamily says whether an address of the loopback interface can be bound: a transparent socket could bind one that is not there.
 func hasFamily(f family, loopback netip.Addr) bool {
-	l, err := net.Listen("tcp"+f.digit(), netip.AddrPortFrom(loopback, 0).String())
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp"+f.digit(), netip.AddrPortFrom(loopback, 0).String())
 	if err != nil {
 		return !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EADDRNOTAVAIL)
 	}

@@ -221,12 +221,12 @@ func TestNobodyReachesTheListenerDirectly(t *testing.T) {
 	r := s.start(config(t))
 	r.alive()
 	s.gateway.Do(func() {
-		c, err := net.Dial("tcp", "127.0.0.1:4601")
+		c, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", "127.0.0.1:4601")
 		if err != nil {
 			return // the reset came during the handshake
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(3 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(3 * time.Second))
 		if n, err := c.Read(make([]byte, 1)); err == nil {
 			t.Errorf("read %d bytes from the listener", n)
 		}
@@ -296,7 +296,7 @@ func TestStopDiverting(t *testing.T) {
 	var c net.Conn
 	s.client.Do(func() {
 		var err error
-		if c, err = net.Dial("tcp", target4); err != nil {
+		if c, err = (&net.Dialer{}).DialContext(context.Background(), "tcp", target4); err != nil {
 			t.Error(err)
 		}
 	})
@@ -310,7 +310,7 @@ func TestStopDiverting(t *testing.T) {
 	r.alive() // comes too late
 	s.want(target4, raw4)
 	buf := make([]byte, 100)
-	c.SetDeadline(time.Now().Add(3 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
 	if n, err := c.Read(buf); strings.TrimSpace(string(buf[:n])) != diverted4 {
 		t.Errorf("established connection: %q, %v", buf[:n], err)
 	}

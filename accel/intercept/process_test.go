@@ -57,7 +57,7 @@ func gatewayProcess() error {
 		return err
 	}
 	fmt.Println("ready")
-	io.Copy(io.Discard, os.Stdin)
+	_, _ = io.Copy(io.Discard, os.Stdin)
 	cancel()
 	return errors.Join(<-ended, i.Remove())
 }
@@ -84,8 +84,8 @@ func (s *site) startProcess() process {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
 	})
 	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || line != "ready\n" {
 		s.t.Fatalf("gateway process: %q, %v", line, err)
@@ -99,7 +99,7 @@ func (s *site) established(target, line string) net.Conn {
 	var c net.Conn
 	s.client.Do(func() {
 		var err error
-		if c, err = net.DialTimeout("tcp", target, 5*time.Second); err != nil {
+		if c, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), "tcp", target); err != nil {
 			s.t.Error(err)
 		}
 	})
@@ -107,7 +107,7 @@ func (s *site) established(target, line string) net.Conn {
 		s.t.FailNow()
 	}
 	s.t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	if got, err := bufio.NewReader(c).ReadString('\n'); strings.TrimSpace(got) != line {
 		s.t.Fatalf("%s: got %q, %v; want %q", target, got, err, line)
 	}
@@ -122,7 +122,7 @@ func TestProcessKilled(t *testing.T) {
 	if err := p.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	p.Wait()
+	_ = p.Wait()
 	// Its sets are still full.
 	s.want(target4, raw4)
 	s.want(target6, raw6)
@@ -163,7 +163,7 @@ func TestProcessHangs(t *testing.T) {
 		return nil
 	})
 	// The connection from before is still there: nobody read its end.
-	c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("established connection after the hang: %v", err)
 	}
@@ -172,12 +172,12 @@ func TestProcessHangs(t *testing.T) {
 // askLine gives the first line of an answer.
 func (s *site) askLine(target string) (line string, err error) {
 	err = s.client.Run(func() error {
-		c, err := net.DialTimeout("tcp", target, 3*time.Second)
+		c, err := (&net.Dialer{Timeout: 3 * time.Second}).DialContext(context.Background(), "tcp", target)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(3 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(3 * time.Second))
 		line, err = bufio.NewReader(c).ReadString('\n')
 		line = strings.TrimSpace(line)
 		return err

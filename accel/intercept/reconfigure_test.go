@@ -27,7 +27,7 @@ func TestReconfigure(t *testing.T) {
 	var running net.Conn
 	s.client.Do(func() {
 		var err error
-		if running, err = net.Dial("tcp", target4); err != nil {
+		if running, err = (&net.Dialer{}).DialContext(context.Background(), "tcp", target4); err != nil {
 			t.Error(err)
 		}
 	})
@@ -52,7 +52,7 @@ func TestReconfigure(t *testing.T) {
 		}
 	})
 	s.want("10.3.0.9:8000", "gateway sees 10.1.0.5 for 10.3.0.9:8000")
-	running.SetDeadline(time.Now().Add(3 * time.Second))
+	_ = running.SetDeadline(time.Now().Add(3 * time.Second))
 	if b, err := io.ReadAll(running); strings.TrimSpace(string(b)) != diverted4 || err != nil {
 		t.Errorf("connection over the change: %q, %v", b, err)
 	}

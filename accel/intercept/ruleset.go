@@ -105,8 +105,9 @@ func (r *ruleset) concerns(ch *nftables.Chain, p traveller) bool {
 		return p.family == v4
 	case nftables.TableFamilyIPv6:
 		return p.family == v6
+	default:
+		return false
 	}
-	return false
 }
 
 func familyName(f nftables.TableFamily) string {
@@ -117,8 +118,9 @@ func familyName(f nftables.TableFamily) string {
 		return "ip"
 	case nftables.TableFamilyIPv6:
 		return "ip6"
+	default:
+		return fmt.Sprint(byte(f))
 	}
-	return fmt.Sprint(byte(f))
 }
 
 // maxDepth is the kernel's own limit on jumps (NFT_JUMP_STACK_SIZE).
@@ -469,7 +471,8 @@ func (m *matched) setVerdict(v *expr.Verdict) {
 		m.verdict = undecided
 	case expr.VerdictJump, expr.VerdictGoto:
 		m.target, m.isGoto = v.Chain, v.Kind == expr.VerdictGoto
-	case expr.VerdictQueue, expr.VerdictStolen:
+	case expr.VerdictContinue, expr.VerdictBreak:
+	default:
 		m.verdict = accepted | dropped
 	}
 }
@@ -525,6 +528,7 @@ func (p traveller) meta(key expr.MetaKey) []byte {
 		if n, ok := p.ifIndex[p.oif]; ok {
 			return binaryutil.NativeEndian.PutUint32(n)
 		}
+	default:
 	}
 	return nil
 }

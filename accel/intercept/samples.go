@@ -23,7 +23,7 @@ type Sample struct {
 
 // Of linux/include/uapi/linux/netfilter/nfnetlink_log.h.
 const (
-	nfulMsgPacket  = unix.NFNL_SUBSYS_ULOG<<8 | 0
+	nfulMsgPacket  = unix.NFNL_SUBSYS_ULOG << 8
 	nfulMsgConfig  = unix.NFNL_SUBSYS_ULOG<<8 | 1
 	nfulCmdBind    = 1
 	nfulCfgCmd     = 1

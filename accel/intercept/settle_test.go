@@ -23,7 +23,7 @@ func TestSettle(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(context.Background())
 			r := &running{Interceptor: i, s: s, cancel: cancel}
-			r.wg.Go(func() { s.gateway.Run(func() error { return i.Run(ctx) }) })
+			r.wg.Go(func() { _ = s.gateway.Run(func() error { return i.Run(ctx) }) })
 			t.Cleanup(func() { r.stop(); r.remove() })
 			r.alive()
 			settle := func(d time.Duration) (err error) {
@@ -42,7 +42,7 @@ func TestSettle(t *testing.T) {
 			s.client.Do(func() {
 				var err error
 				d := net.Dialer{Control: func(_, _ string, rc syscall.RawConn) error {
-					return rc.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) })
+					return rc.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) })
 				}}
 				if client, err = d.Dial("tcp", target); err != nil {
 					t.Error(err)

@@ -77,7 +77,7 @@ func (s *site) serve(ns *nstest.NS, name string, addrs ...string) {
 		var l net.Listener
 		ns.Do(func() {
 			var err error
-			if l, err = net.Listen("tcp", addr); err != nil {
+			if l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr); err != nil {
 				s.t.Error(err)
 			}
 		})
@@ -113,7 +113,7 @@ func (s *site) askFrom(source, target string) (string, error) {
 			return err
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(3 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(3 * time.Second))
 		b, err := io.ReadAll(c)
 		line = strings.TrimSpace(string(b))
 		return err
@@ -174,7 +174,7 @@ func (s *site) start(cfg Config) *running {
 			}
 			r.wg.Go(func() {
 				if c.WaitReadable() == nil { // the client's end
-					c.Finish()
+					_ = c.Finish()
 				}
 				c.Reset()
 			})

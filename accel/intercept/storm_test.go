@@ -19,7 +19,7 @@ func TestStorm(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{Interceptor: i, s: s, cancel: cancel}
 	var accepted atomic.Int64
-	r.wg.Go(func() { s.gateway.Run(func() error { return i.Run(ctx) }) })
+	r.wg.Go(func() { _ = s.gateway.Run(func() error { return i.Run(ctx) }) })
 	r.wg.Go(func() {
 		for {
 			c, err := i.Accept(ctx)
@@ -28,8 +28,8 @@ func TestStorm(t *testing.T) {
 			}
 			accepted.Add(1)
 			r.wg.Go(func() {
-				c.Write([]byte("x"))
-				c.WaitReadable() // the client's reset
+				_, _ = c.Write([]byte("x"))
+				_ = c.WaitReadable() // the client's reset
 				c.Reset()
 			})
 		}
@@ -47,12 +47,12 @@ func TestStorm(t *testing.T) {
 		wg.Go(func() {
 			err := s.client.Run(func() error {
 				for range each {
-					c, err := net.Dial("tcp", target)
+					c, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", target)
 					if err != nil {
 						return err
 					}
-					c.(*net.TCPConn).SetLinger(0)
-					c.Read(make([]byte, 1))
+					_ = c.(*net.TCPConn).SetLinger(0)
+					_, _ = c.Read(make([]byte, 1))
 					c.Close()
 				}
 				return nil

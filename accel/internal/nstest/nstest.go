@@ -122,7 +122,7 @@ func (n *NS) Run(f func() error) error {
 
 // Command is a program inside the namespace.
 func (n *NS) Command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command("nsenter", append([]string{"--net=/proc/self/fd/3", name}, args...)...)
+	cmd := exec.CommandContext(n.t.Context(), "nsenter", append([]string{"--net=/proc/self/fd/3", name}, args...)...)
 	cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(n.dup()), "netns")}
 	return cmd
 }
