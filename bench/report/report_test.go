@@ -161,6 +161,17 @@ func TestWriteRead(t *testing.T) {
 	}
 }
 
+func TestMerge(t *testing.T) {
+	first, second := sample(), &Report{Seed: 9, Notes: []string{"sizes scaled to 20 s of the link", "more"}}
+	key := Key{"dump", "again", "10m-100ms", "wanpair"}
+	second.Row(key).Runs = []Run{{Seconds: 1}}
+	second.Row(Key{"dump", "again", "2m-100ms", "wanpair"}).Runs = []Run{{Seconds: 2}}
+	got := Merge(first, second)
+	if len(got.Rows) != len(first.Rows)+1 || got.Seed != 9 || len(got.Notes) != 2 || len(got.Find(key).Runs) != 1 {
+		t.Errorf("%d rows, %v, %+v", len(got.Rows), got.Notes, got.Find(key))
+	}
+}
+
 func TestJudgeSummaries(t *testing.T) {
 	m := metric("time")
 	one := func(v float64) Summary { return Summary{Runs: 1, Min: v, Median: v, Max: v} }

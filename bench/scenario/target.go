@@ -25,7 +25,9 @@ func Targets() []report.Target {
 		{Scenario: "cipher-ssh", Phase: cold, Metric: time, Least: 0.97},
 		{Scenario: "cipher-scp", Phase: cold, Metric: time, Least: 0.97},
 		{Scenario: "web", Phase: "1 connection", Metric: "latency p50", Least: 0.99},
-		{Scenario: "web-new", Phase: "1 connection", Metric: "latency p50", Least: 1.9},
+		// wrk's latency begins after the connect, so the round trip saved shows in what it gets done: 1.6 rather than 2, for the page takes
+		// time as well.
+		{Scenario: "web-new", Phase: "1 connection", Metric: "time per byte", Least: 1.6},
 		{Scenario: "web-http2", Phase: "1 stream", Metric: "latency p50", Least: 0.99},
 		{Scenario: "dump", Phase: cold, Link: slow, Metric: bytes, Least: 4},
 		{Scenario: "report", Phase: cold, Link: slow, Metric: bytes, Least: 4},

@@ -1,0 +1,26 @@
+package main
+
+import (
+	"wanpair/bench/report"
+)
+
+// reportCmd shows results that were measured before.
+type reportCmd struct {
+	Files    []string `arg:"" type:"existingfile" name:"file" help:"JSON of earlier runs; rows of later files take the place of the same rows of earlier ones."`
+	JSON     string   `name:"json" placeholder:"FILE" help:"Write the rows of all files as one."`
+	HTML     string   `name:"html" placeholder:"FILE" help:"Write one page with pictures."`
+	Markdown string   `placeholder:"FILE" help:"Write the tables as a document."`
+}
+
+// Run reads, joins and writes.
+func (c reportCmd) Run() error {
+	var all []*report.Report
+	for _, name := range c.Files {
+		r, err := report.Read(name)
+		if err != nil {
+			return err
+		}
+		all = append(all, r)
+	}
+	return runCmd{JSON: c.JSON, HTML: c.HTML, Markdown: c.Markdown}.write(report.Merge(all...))
+}
