@@ -116,7 +116,9 @@ func (g *Gateway) carry(ctx context.Context, e *edge.Conn, p *peer.Peer, f *runn
 
 	f.setReason(decision.Reason)
 	if decision.Action != policy.Pass && p != nil {
-		stream, err := p.Open(open)
+		var stream *peer.Stream
+		var err error
+		flow.Deep(func() { stream, err = p.Open(open) })
 		if err == nil {
 			how = g.carryTunnel(e, stream, f)
 			return
@@ -208,14 +210,10 @@ func (g *Gateway) ServeStream(ctx context.Context, p *peer.Peer, stream *peer.St
 		stream.Abort(&peer.DialError{Code: transport.AbortLimit, Err: errors.New("flow limit")})
 		return
 	}
-	e, err := g.dialTarget(ctx, p, r)
+	var e *edge.Conn
+	var err error
+	flow.Deep(func() { e, err = g.connect(ctx, p, stream) })
 	if err != nil {
-		g.logEnd(f, err)
-		stream.Abort(err)
-		return
-	}
-	if err := stream.Answer(e.LocalAddr()); err != nil {
-		e.Reset()
 		g.logEnd(f, err)
 		stream.Abort(err)
 		return
@@ -224,6 +222,19 @@ func (g *Gateway) ServeStream(ctx context.Context, p *peer.Peer, stream *peer.St
 	err = flow.Run(e, stream, g.buffers, &f.count)
 	g.logEnd(f, err)
 	how = outcomeOf(err)
+}
+
+// connect reaches a flow's target and tells the near side.
+func (g *Gateway) connect(ctx context.Context, p *peer.Peer, stream *peer.Stream) (*edge.Conn, error) {
+	e, err := g.dialTarget(ctx, p, stream.Request)
+	if err != nil {
+		return nil, err
+	}
+	if err := stream.Answer(e.LocalAddr()); err != nil {
+		e.Reset()
+		return nil, err
+	}
+	return e, nil
 }
 
 // dialTarget connects to what the peer asked for, within what this side's configuration allows.

@@ -135,7 +135,8 @@ func (f *run) pumpOut() {
 			f.fail(err)
 			return
 		}
-		ended, err := f.sendAvailable(window)
+		var ended bool
+		Deep(func() { ended, err = f.sendAvailable(window) })
 		if err != nil {
 			f.fail(err)
 			return

@@ -99,22 +99,29 @@ func (t *Stream) Receive() (flow.Segment, error) {
 			t.flow.Release(frame)
 			continue
 		}
-		buffer := t.session.peer.buffers.segment(frame.RawLen)
-		data, end, err := t.decoder.Decode(buffer, frame.Payload, frame.RawLen)
-		t.flow.Release(frame)
-		if err == nil && end != frame.Fin {
-			err = errEndMismatch
-		}
-		if err != nil {
-			t.session.peer.counters.FrameErrors.Add(1)
-			return flow.Segment{}, err
-		}
-		t.flow.Acknowledge(frame.Number)
-		if t.Request.Kind != echo {
-			t.session.peer.counters.LANReceived.Add(int64(len(data)))
-		}
-		return flow.Segment{Data: data, End: end}, nil
+		var segment flow.Segment
+		flow.Deep(func() { segment, err = t.decode(frame) })
+		return segment, err
 	}
+}
+
+// decode verifies a frame and acknowledges it.
+func (t *Stream) decode(frame transport.Frame) (flow.Segment, error) {
+	buffer := t.session.peer.buffers.segment(frame.RawLen)
+	data, end, err := t.decoder.Decode(buffer, frame.Payload, frame.RawLen)
+	t.flow.Release(frame)
+	if err == nil && end != frame.Fin {
+		err = errEndMismatch
+	}
+	if err != nil {
+		t.session.peer.counters.FrameErrors.Add(1)
+		return flow.Segment{}, err
+	}
+	t.flow.Acknowledge(frame.Number)
+	if t.Request.Kind != echo {
+		t.session.peer.counters.LANReceived.Add(int64(len(data)))
+	}
+	return flow.Segment{Data: data, End: end}, nil
 }
 
 var errEndMismatch = errors.New("frame and codec disagree about the end")
