@@ -118,7 +118,7 @@ func (g *Gateway) writeConfig(cfg Config, s site) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[site]\nname = %q\nprivate_key_file = %q\n\n", s.name, filepath.Join(g.dir, "private.key"))
 	fmt.Fprintf(&b, "[cache]\ndir = %q\nsize = %q\nmemory = %q\n\n", g.CacheDir(), or(cfg.CacheSize, "1GiB"), or(cfg.CacheMemory, "256MiB"))
-	fmt.Fprintf(&b, "[tunnel]\nlisten = \"0.0.0.0:%d\"\n\n", TunnelPort)
+	fmt.Fprintf(&b, "[tunnel]\nlisten = \"0.0.0.0:%d\"\n%s\n\n", TunnelPort, cfg.Tunnel)
 	fmt.Fprintf(&b, "[[peer]]\nname = %q\npublic_keys = [%q]\nsubnets = %s\n", s.peer, s.peerKey, list(s.peers))
 	if s.endpoint != "" {
 		fmt.Fprintf(&b, "endpoints = [%q]\n", s.endpoint)

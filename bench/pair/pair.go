@@ -23,6 +23,8 @@ type Config struct {
 	CacheSize   string // as in the configuration; empty: 1GiB
 	CacheMemory string // empty: 256MiB
 	LogLevel    string // empty: debug
+	// Tunnel is more lines of the [tunnel] sections of both, such as "lanes = 8".
+	Tunnel string
 	// Extra is appended to both configurations, one TOML section or more.
 	NearExtra, FarExtra string
 }
