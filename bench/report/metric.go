@@ -58,8 +58,10 @@ func metric(name string) Metric {
 
 // Summary is what the runs of a row say about one metric.
 type Summary struct {
-	Runs             int
-	Min, Median, Max float64
+	Runs   int     `json:"runs"`
+	Min    float64 `json:"min"`
+	Median float64 `json:"median"`
+	Max    float64 `json:"max"`
 }
 
 // Spread is the distance between the extremes as a share of the median.

@@ -63,6 +63,8 @@ type Row struct {
 	// Baseline marks the columns that others are measured against: plain TCP as it comes.
 	Baseline bool  `json:"baseline,omitempty"`
 	Runs     []Run `json:"runs"`
+	// Summary is, per metric, what the runs that count say; worked out when the report is written.
+	Summary map[string]Summary `json:"summary,omitempty"`
 	// Missing says why there are no runs, such as a program that is not installed.
 	Missing string `json:"missing,omitempty"`
 }
@@ -123,6 +125,18 @@ type Point struct {
 // Write writes the report as JSON, by way of a file of its own, so that a reader never sees half of it.
 func (r *Report) Write(path string) error {
 	r.Format = Format
+	for i := range r.Rows {
+		row := &r.Rows[i]
+		row.Summary = map[string]Summary{}
+		for _, m := range Metrics() {
+			if s, ok := Summarize(row, m); ok {
+				row.Summary[m.Name] = s
+			}
+		}
+		if len(row.Summary) == 0 {
+			row.Summary = nil
+		}
+	}
 	data, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		return err

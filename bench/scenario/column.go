@@ -20,7 +20,7 @@ type Column struct {
 	Tool string
 	// Baseline marks plain TCP as it comes, which others are measured against.
 	Baseline bool
-	// Everywhere marks the columns measured on every link, not only on the full ones.
+	// Everywhere marks the columns measured on every link; the others are measured on the full ones, and there only in a full plan.
 	Everywhere bool
 	// Calculated marks the column that is worked out from sizes.
 	Calculated bool
@@ -73,12 +73,18 @@ func (c Column) Buffers() string {
 	return "default buffers"
 }
 
-// applies says whether the column is measured for a scenario on a link.
-func (c Column) applies(s *Scenario, l Link) bool {
-	if c.Tool != "" && !slices.Contains(s.Alternatives, c.Tool) {
-		return false
+// applies says whether the column is measured for a scenario on a link. Other settings of plain TCP take the most time and are the least
+// surprising, so a plan that is not full leaves them out.
+func (c Column) applies(s *Scenario, l Link, full bool) bool {
+	switch {
+	case c.Tool != "":
+		return l.Full && slices.Contains(s.Alternatives, c.Tool)
+	case c.Everywhere || l.Name == windowLink && c.NoScaling:
+		return true
+	case c.Calculated:
+		return l.Full
 	}
-	return c.Everywhere || l.Full || (l.Name == windowLink && c.NoScaling)
+	return l.Full && full
 }
 
 // windowLink is the link on which a 64 KB window hurts most.

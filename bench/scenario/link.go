@@ -13,7 +13,7 @@ type Link struct {
 	RateBitsPerSec int64
 	RTT            time.Duration
 	LossPercent    float64
-	// Full marks the links on which every column is measured; the others have plain TCP and wanpair only.
+	// Full marks the links on which every column may be measured; the others have plain TCP and wanpair only.
 	Full bool
 }
 

@@ -20,6 +20,8 @@ type Plan struct {
 	Links     []Link
 	// Columns to measure; nil is those that apply to each scenario and link.
 	Columns []Column
+	// Full measures plain TCP with other buffers and windows as well, on the links that are marked so.
+	Full bool
 	// Runs of each column.
 	Runs int
 	// Transfer is how long one phase should take directly at the full rate; sizes follow from it.
@@ -119,7 +121,7 @@ func (r *runner) columns(s *Scenario, l Link) []Column {
 		}
 		switch {
 		case c.Tool != "" && !slices.Contains(s.Alternatives, c.Tool), c.Gateway && r.plan.Binary == "":
-		case r.plan.Columns == nil && c.applies(s, l), slices.ContainsFunc(r.plan.Columns, func(p Column) bool { return p.Name == c.Name }):
+		case r.plan.Columns == nil && c.applies(s, l, r.plan.Full), slices.ContainsFunc(r.plan.Columns, func(p Column) bool { return p.Name == c.Name }):
 			chosen = append(chosen, c)
 		}
 	}

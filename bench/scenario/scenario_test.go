@@ -103,15 +103,22 @@ func TestColumnsPlayWhatTheyMust(t *testing.T) {
 	}
 	got := map[string][]string{}
 	everywhere := 0
+	var plain []string
 	for _, c := range Columns() {
-		if c.applies(s, full) {
+		if c.applies(s, full, true) {
 			got[c.Name] = c.phases(s)
 		}
-		if c.applies(s, other) {
+		if c.applies(s, other, true) {
 			everywhere++
+		}
+		if c.applies(s, full, false) {
+			plain = append(plain, c.Name)
 		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"direct-cubic", "direct-bbr", "wanpair", "kcptun", "ideal"}, plain); diff != "" {
 		t.Error(diff)
 	}
 	if everywhere != 3 {

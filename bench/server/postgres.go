@@ -194,7 +194,7 @@ func (p *Postgres) Start(ctx context.Context) error {
 	}
 	p.process = process
 	err = process.waitReady(ctx, func(ctx context.Context) error {
-		_, err := p.Query(ctx, "postgres", "select 1")
+		_, err := p.Query(ctx, "template1", "select 1")
 		return err
 	})
 	if err != nil {
@@ -270,7 +270,7 @@ func (p *Postgres) Query(ctx context.Context, database, statement string) (strin
 
 // Fill creates the database "bench" and loads pgbench's tables into it: about 15 MB for each unit of scale.
 func (p *Postgres) Fill(ctx context.Context, scale int) error {
-	if _, err := p.Run(ctx, "psql", "-X", "-q", "-d", "postgres", "-c", "create database bench"); err != nil {
+	if _, err := p.Run(ctx, "psql", "-X", "-q", "-d", "template1", "-c", "create database bench template template0"); err != nil {
 		return err
 	}
 	_, err := p.Run(ctx, "pgbench", "-i", "-q", "-s", strconv.Itoa(scale), "bench")

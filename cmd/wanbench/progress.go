@@ -10,7 +10,7 @@ import (
 
 // newBar shows progress and the estimated time left on standard error; where that is no terminal it says each step on a line of its own.
 func newBar(total int) *bar {
-	b := &bar{terminal: term.IsTerminal(int(os.Stderr.Fd())), total: total, began: time.Now()}
+	b := &bar{terminal: term.IsTerminal(int(os.Stderr.Fd())), total: total, began: time.Now(), resumed: -1}
 	if b.terminal {
 		b.drawn = progressbar.NewOptions(max(total, 1),
 			progressbar.OptionSetWriter(os.Stderr),
@@ -30,6 +30,8 @@ type bar struct {
 	total    int
 	began    time.Time
 	last     string
+	// resumed is what was done before the first step, by a run that was interrupted; -1 until then.
+	resumed int
 }
 
 // step says what is being done now and how much of the whole is done.
@@ -43,9 +45,12 @@ func (b *bar) step(what string, done int) {
 		return
 	}
 	b.last = what
+	if b.resumed < 0 {
+		b.resumed = done
+	}
 	left := ""
-	if done > 0 && done < b.total {
-		rest := time.Duration(float64(time.Since(b.began)) / float64(done) * float64(b.total-done))
+	if now := done - b.resumed; now > 0 && done < b.total {
+		rest := time.Duration(float64(time.Since(b.began)) / float64(now) * float64(b.total-done))
 		left = ", about " + rest.Round(time.Second).String() + " left"
 	}
 	os.Stderr.WriteString(what + left + "\n")

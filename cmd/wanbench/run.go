@@ -20,6 +20,7 @@ type runCmd struct {
 	Scenarios []string      `arg:"" optional:"" help:"Names, or what names begin with (release, web); see list. None: all."`
 	Link      []string      `placeholder:"NAME" help:"Links, see list; may be given more than once. Default: 10m-100ms. 'all' is every one."`
 	Column    []string      `placeholder:"NAME" help:"Columns, see list. Default: those that apply."`
+	Full      bool          `help:"Measure plain TCP with large buffers and with a 64 KB window as well, where the list says all columns."`
 	Runs      int           `default:"1" help:"Runs of each column; three or more for figures with a spread."`
 	Transfer  time.Duration `default:"8s" help:"How long one phase should take directly; sizes follow from it. At most 60s."`
 	Seed      uint64        `default:"1" help:"Of the link's loss and of the load generators."`
@@ -67,7 +68,7 @@ func (c runCmd) Run() error {
 }
 
 func (c runCmd) plan() (scenario.Plan, error) {
-	plan := scenario.Plan{Runs: c.Runs, Transfer: c.Transfer, Seed: c.Seed, Late: c.Late, Corpus: c.Corpus, Binary: c.Binary, Logs: c.Logs}
+	plan := scenario.Plan{Runs: c.Runs, Transfer: c.Transfer, Seed: c.Seed, Late: c.Late, Corpus: c.Corpus, Binary: c.Binary, Logs: c.Logs, Full: c.Full}
 	const longest = time.Minute
 	if c.Transfer < time.Second/2 || c.Transfer > longest {
 		return plan, fmt.Errorf("--transfer %v is not within 0.5s to %v", c.Transfer, longest)
@@ -190,7 +191,7 @@ func (listCmd) Run() error {
 	for _, l := range scenario.Links() {
 		full := ""
 		if l.Full {
-			full = "  (all columns)"
+			full = "  (all columns with --full)"
 		}
 		fmt.Printf("  %-16s %s%s\n", l.Name, l.Words(), full)
 	}
