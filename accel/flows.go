@@ -18,6 +18,7 @@ type runningFlow struct {
 	source      netip.AddrPort
 	destination string
 	peer        string
+	class       string
 	near        bool // taken from the LAN here; else dialled here for the peer
 	started     time.Time
 	count       flow.Counters
@@ -49,6 +50,8 @@ func (f *runningFlow) wanBytes() (sent, received int64) {
 
 // flowTable holds the running flows and counts the ended ones by outcome.
 type flowTable struct {
+	ended func(f *runningFlow, how stats.Outcome) // called after each flow
+
 	mu     sync.Mutex
 	next   uint64
 	flows  map[uint64]*runningFlow
@@ -60,8 +63,9 @@ type flowTable struct {
 // raw is the outcome of a connection that was carried here, but not through the tunnel: it is counted by its reason.
 const raw stats.Outcome = ""
 
-func newFlowTable() *flowTable {
+func newFlowTable(ended func(*runningFlow, stats.Outcome)) *flowTable {
 	return &flowTable{
+		ended:  ended,
 		flows:  make(map[uint64]*runningFlow),
 		closed: make(map[stats.Outcome]uint64),
 		passed: make(map[policy.Reason]uint64),
@@ -79,6 +83,11 @@ func (t *flowTable) add(f *runningFlow) *runningFlow {
 }
 
 func (t *flowTable) remove(f *runningFlow, how stats.Outcome) {
+	t.forget(f, how)
+	t.ended(f, how)
+}
+
+func (t *flowTable) forget(f *runningFlow, how stats.Outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.flows, f.id)
@@ -139,8 +148,8 @@ func (t *flowTable) abortAll(peer string, cause error) {
 	}
 }
 
-// ended returns how many flows ended, by outcome, and how many were carried raw, by reason.
-func (t *flowTable) ended() (map[stats.Outcome]uint64, map[policy.Reason]uint64) {
+// totals returns how many flows ended, by outcome, and how many were carried raw, by reason.
+func (t *flowTable) totals() (map[stats.Outcome]uint64, map[policy.Reason]uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return maps.Clone(t.closed), maps.Clone(t.passed)

@@ -34,6 +34,7 @@ type Parts struct {
 	Log       *slog.Logger
 	Config    *config.Config
 	Version   string
+	FlowLog   *stats.FlowLog         // nil: none is kept
 	OwnAddrs  []netip.Addr           // of this host
 	Intercept *intercept.Interceptor // nil where nothing is intercepted
 	Dialer    *egress.Dialer         // for the peers' flows
@@ -54,6 +55,9 @@ type Gateway struct {
 	policy    atomic.Pointer[policy.Policy]
 	draining  atomic.Bool
 	refusals  *refusals
+	top       *stats.Top
+	flowLog   *stats.FlowLog // nil: none is kept
+	samples   *sampleRing
 	events    *stats.Events
 	version   string
 	ownAddrs  []netip.Addr
@@ -69,6 +73,9 @@ const maxEvents = 256
 // drainTimeout is how long running flows may go on after the gateway was told to stop.
 const drainTimeout = 10 * time.Second
 
+// settleTimeout is how long ended connections may take to deliver their last bytes before the rules they need are removed.
+const settleTimeout = 5 * time.Second
+
 // New joins the parts. Peers are added with AddPeer before Run; it starts nothing but opens the listeners of the forwards, so that a
 // port in use is an error of the start.
 func New(ctx context.Context, parts Parts) (*Gateway, error) {
@@ -78,13 +85,16 @@ func New(ctx context.Context, parts Parts) (*Gateway, error) {
 		dialer:    parts.Dialer,
 		raw:       parts.Raw,
 		buffers:   flow.NewBuffers(),
-		flows:     newFlowTable(),
+		top:       stats.NewTop(),
+		flowLog:   parts.FlowLog,
+		samples:   newSampleRing(),
 		refusals:  newRefusals(time.Now),
 		events:    stats.NewEvents(maxEvents),
 		version:   parts.Version,
 		ownAddrs:  parts.OwnAddrs,
 		started:   time.Now(),
 	}
+	g.flows = newFlowTable(g.flowEnded)
 	g.cfg.Store(parts.Config)
 	g.policy.Store(policy.New(parts.Config, parts.OwnAddrs))
 	open := func(what string, at netip.AddrPort, serve func(context.Context, *net.TCPConn)) error {
@@ -152,10 +162,12 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 			return errors.Join(fmt.Errorf("intercept: %w", err), lasting.Wait(), g.closeLocal())
 		}
 		lasting.Go(func() error { return g.intercept.Run(lastingCtx) })
+		lasting.Go(func() error { return g.intercept.Samples(lastingCtx, g.samples.add) })
 	}
 	lasting.Go(func() error { return g.watchPeers(lastingCtx) })
 
 	ready()
+	g.events.Add(stats.EventStarted, "", "the gateway runs, version "+g.version)
 
 	// accepting ends with ctx, or when a lasting part failed.
 	accepting, acceptCtx := errgroup.WithContext(ctx)
@@ -180,6 +192,11 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	err = errors.Join(err, g.closeLocal())
 	g.drain()
 	if g.intercept != nil {
+		settling, cancel := context.WithTimeout(running, settleTimeout)
+		if err := g.intercept.Settle(settling); err != nil {
+			g.log.Warn("some ended connections have not delivered their last bytes", "err", err)
+		}
+		cancel()
 		err = errors.Join(err, g.intercept.Remove())
 	}
 	stop()
@@ -189,6 +206,7 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 // drain waits for running flows, then resets what is left.
 func (g *Gateway) drain() {
 	g.draining.Store(true)
+	g.events.Add(stats.EventStopping, "", "the gateway stops: no new connections, running ones may end")
 	if g.intercept != nil {
 		if err := g.intercept.StopDiverting(policy.Draining.String()); err != nil {
 			g.log.Warn("stop diverting", "err", err)

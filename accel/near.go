@@ -110,6 +110,7 @@ func (g *Gateway) situation(p *peer.Peer) policy.Situation {
 
 // carry takes one accepted connection to its end: through the tunnel, or raw when the tunnel cannot have it.
 func (g *Gateway) carry(ctx context.Context, e *edge.Conn, p *peer.Peer, f *runningFlow, decision policy.Decision, open peer.OpenRequest, dialRaw func(context.Context) (*edge.Conn, error)) {
+	f.class = decision.Class
 	g.flows.add(f)
 	how := raw
 	defer func() { g.flows.remove(f, how) }()
@@ -241,7 +242,8 @@ func (g *Gateway) connect(ctx context.Context, p *peer.Peer, stream *peer.Stream
 func (g *Gateway) dialTarget(ctx context.Context, p *peer.Peer, r peer.OpenRequest) (*edge.Conn, error) {
 	var c *edge.Conn
 	var err error
-	if r.Kind == peer.Intercepted {
+	switch {
+	case r.Kind == peer.Intercepted && g.dialsAsClient():
 		var sources []netip.Prefix
 		for _, cfg := range g.cfg.Load().Peers {
 			if cfg.Name == p.Name() {
@@ -249,13 +251,28 @@ func (g *Gateway) dialTarget(ctx context.Context, p *peer.Peer, r peer.OpenReque
 			}
 		}
 		c, err = g.dialer.DialAsClient(ctx, r.Client, r.Target, sources)
-	} else {
+	case r.Kind == peer.Intercepted:
+		c, err = g.dialer.DialOwn(ctx, r.Target.String())
+	default:
 		c, err = g.dialer.DialOwn(ctx, r.TargetName)
 	}
 	if err != nil {
 		return nil, &peer.DialError{Code: dialCode(err), Err: err}
 	}
 	return c, nil
+}
+
+// dialsAsClient says whether intercepted connections of the peers are dialled with the client's own address: unless the configuration says
+// otherwise where the rules that bring the answers back are installed.
+func (g *Gateway) dialsAsClient() bool {
+	switch g.cfg.Load().Egress.Source {
+	case config.SourceOwn:
+		return false
+	case config.SourceClient:
+		return true
+	default:
+		return g.intercept != nil
+	}
 }
 
 // dialCode says with which code the near side hears of a failed dial.

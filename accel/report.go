@@ -11,14 +11,14 @@ import (
 
 // Source is where the stats server gets its figures.
 func (g *Gateway) Source() stats.Source {
-	return stats.Source{Snapshot: g.snapshot, Flows: g.listFlows}
+	return stats.Source{Snapshot: g.snapshot, Flows: g.listFlows, Top: g.top}
 }
 
 // Events are what happened, for the stats server.
 func (g *Gateway) Events() *stats.Events { return g.events }
 
 func (g *Gateway) snapshot() stats.Snapshot {
-	ended, passed := g.flows.ended()
+	ended, passed := g.flows.totals()
 	s := stats.Snapshot{
 		Site:           g.cfg.Load().Site.Name,
 		Version:        g.version,
@@ -129,23 +129,37 @@ func (g *Gateway) listFlows() []stats.Flow {
 	running := g.flows.all()
 	out := make([]stats.Flow, 0, len(running))
 	for _, f := range running {
-		sent, received := f.wanBytes()
-		lan := stats.Traffic{Sent: uint64(f.count.FromEdge.Load()), Received: uint64(f.count.ToEdge.Load())}
-		state := stats.FlowOpen
-		if !f.near && !f.open.Load() {
-			state = stats.FlowOpening
-		}
-		out = append(out, stats.Flow{
-			ID:          f.id,
-			Source:      f.source.String(),
-			Destination: f.destination,
-			Peer:        f.peer,
-			State:       state,
-			Reason:      policy.Reason(f.reason.Load()),
-			LAN:         lan,
-			WAN:         stats.Traffic{Sent: uint64(sent), Received: uint64(received)},
-			Started:     f.started,
-		})
+		out = append(out, f.describe())
 	}
-	return out
+	return append(out, g.samples.recent()...)
+}
+
+// describe is the flow as the status shows it.
+func (f *runningFlow) describe() stats.Flow {
+	sent, received := f.wanBytes()
+	state := stats.FlowOpen
+	if !f.near && !f.open.Load() {
+		state = stats.FlowOpening
+	}
+	return stats.Flow{
+		ID:          f.id,
+		Source:      f.source.String(),
+		Destination: f.destination,
+		Peer:        f.peer,
+		Class:       f.class,
+		State:       state,
+		Reason:      policy.Reason(f.reason.Load()),
+		LAN:         stats.Traffic{Sent: uint64(f.count.FromEdge.Load()), Received: uint64(f.count.ToEdge.Load())},
+		WAN:         stats.Traffic{Sent: uint64(sent), Received: uint64(received)},
+		Started:     f.started,
+	}
+}
+
+// flowEnded passes an ended flow on to those who remember it.
+func (g *Gateway) flowEnded(f *runningFlow, how stats.Outcome) {
+	described := f.describe()
+	g.top.Ended(described)
+	if g.flowLog != nil {
+		g.flowLog.Ended(described, how)
+	}
 }

@@ -72,7 +72,7 @@ func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger, level
 		return errors.Join(err, gateway.Close())
 	}
 	var mark int
-	if cfg.Intercept != nil {
+	if needsRules(cfg) {
 		mark = intercept.DefaultOwnBit
 	}
 	endpoint, err := quictun.Listen(quictun.Config{
@@ -94,6 +94,9 @@ func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger, level
 	group, groupCtx := errgroup.WithContext(outer)
 	group.Go(func() error { return endpoint.Run(groupCtx) })
 	group.Go(func() error { return server.Run(groupCtx) })
+	if parts.FlowLog != nil {
+		group.Go(func() error { return parts.FlowLog.Run(groupCtx) })
+	}
 	group.Go(func() error { return feedWatchdog(groupCtx, log, gateway) })
 	reload := &reloader{log: log, level: level, gateway: gateway, endpoint: endpoint, cfg: cfg}
 	group.Go(func() error { return reload.run(groupCtx) })
@@ -117,7 +120,7 @@ func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger, level
 
 // checkHost refuses to start where diverted connections would vanish or nothing could be diverted, and logs what is merely suspicious.
 func checkHost(cfg *config.Config, log *slog.Logger) error {
-	if cfg.Intercept == nil {
+	if !needsRules(cfg) {
 		return nil
 	}
 	var faults []error
@@ -140,17 +143,22 @@ func buildParts(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, ali
 		peerSubnets = append(peerSubnets, p.Subnets...)
 	}
 	var mark uint32
-	if cfg.Intercept != nil {
+	if needsRules(cfg) {
 		mark = intercept.DefaultOwnBit
 	}
 	var err error
+	if cfg.Log.FlowFile != "" {
+		if parts.FlowLog, err = stats.NewFlowLog(cfg.Log.FlowFile, cfg.Log.FlowFileSizeBytes, log); err != nil {
+			return parts, err
+		}
+	}
 	if parts.Dialer, err = egress.New(egress.Config{Allow: cfg.OwnSubnets(), Deny: ownAddrs, Mark: mark}); err != nil {
 		return parts, err
 	}
 	if parts.Raw, err = egress.New(egress.Config{Allow: peerSubnets, Mark: mark}); err != nil {
 		return parts, err
 	}
-	if cfg.Intercept == nil {
+	if !needsRules(cfg) {
 		return parts, nil
 	}
 	ic := interceptConfig(cfg)
@@ -161,8 +169,16 @@ func buildParts(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, ali
 	return parts, err
 }
 
+// needsRules says whether packet rules are needed: to divert connections, or to dial as the client.
+func needsRules(cfg *config.Config) bool {
+	return cfg.Intercept != nil || cfg.Egress.Source == config.SourceClient
+}
+
 // interceptConfig says what is intercepted; what the rules do not know of it is asked of the policy when the connection is here.
 func interceptConfig(cfg *config.Config) intercept.Config {
+	if cfg.Intercept == nil {
+		return intercept.Config{} // only the rule that brings answers back to connections dialled as the client
+	}
 	ic := intercept.Config{
 		Interfaces: cfg.Intercept.Interfaces,
 		Subnets:    cfg.Intercept.Subnets,
