@@ -196,7 +196,7 @@ func TestRun(t *testing.T) {
 	point := Point{Kind: Bulk, RateMbit: 50, RTTMillis: 20, QueueBDP: 1, Flows: 2, Column: "wanpair", Seconds: 3}
 	direct := point
 	direct.Column = "direct-reno"
-	plan := Plan{Points: []Point{point, direct}, Binary: binary, Gateway: "wanpair test", Seed: 1, Tries: 1, State: filepath.Join(dir, "state")}
+	plan := Plan{Points: []Point{point, direct}, Binary: binary, Gateway: "wanpair test", Seed: 1, Tries: 1, StallShare: 1, State: filepath.Join(dir, "state")}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	plan.Done = func(Result) { stop() } // interrupted after the first point

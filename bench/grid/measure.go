@@ -68,7 +68,7 @@ func (s *stage) measure(ctx context.Context) (Result, error) {
 	if s.point.Kind == Latency {
 		err = stats.Check(latenessOfLatency)
 	} else {
-		err = stats.CheckStalls(stallShare)
+		err = stats.CheckStalls(s.stallShare)
 	}
 	if err != nil {
 		r.Void = err.Error()
@@ -76,11 +76,8 @@ func (s *stage) measure(ctx context.Context) (Result, error) {
 	return r, nil
 }
 
-// What the link may have been late for a run to count: the share of its time that it stood still, and for latencies its worst packet.
-const (
-	stallShare        = 0.002
-	latenessOfLatency = 5 * time.Millisecond
-)
+// latenessOfLatency is how late the link's worst packet may have been for latencies to count.
+const latenessOfLatency = 5 * time.Millisecond
 
 func (s *stage) queueMillis(bytes float64) float64 { return bytes * 8 / (s.point.RateMbit * 1e6) * 1e3 }
 

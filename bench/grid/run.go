@@ -41,6 +41,9 @@ type Plan struct {
 	Seed            uint64
 	// Tries is how often a point is measured at most while the link is not exact; 0 is 3.
 	Tries int
+	// StallShare is the share of its time that the link may have stood still for a run to count; latencies do not count when a packet was
+	// more than 5 ms late.
+	StallShare float64
 	// State is the file by which an interrupted grid goes on; "" keeps none.
 	State string
 	// Keep is a directory for the gateways' configurations and logs of every point; "" removes them.
@@ -120,7 +123,7 @@ func once(ctx context.Context, plan Plan, p Point, name string, seed uint64) (r 
 		return r, err
 	}
 	defer func() { err = errors.Join(err, tidy(dir, plan.Keep != "")) }()
-	s, err := build(ctx, p, plan.Binary, dir, seed)
+	s, err := build(ctx, plan, p, dir, seed)
 	if err != nil {
 		if ctx.Err() == nil && gatewayFault(err) {
 			return Result{Point: p, Failure: err.Error()}, nil

@@ -27,14 +27,16 @@ type stage struct {
 	source *source
 	dir    string
 	used   string // congestion control of the source
+
+	stallShare float64 // see Plan
 }
 
 // bypass makes the gateways pass what goes to bypassPort.
 const bypass = "[[class]]\nname = \"bypass\"\nports = [7002]\naction = \"pass\"\n"
 
 // build makes the stage; on an error nothing is left but the directory.
-func build(ctx context.Context, p Point, binary, dir string, seed uint64) (_ *stage, err error) {
-	s := &stage{point: p, source: newSource(), dir: dir}
+func build(ctx context.Context, plan Plan, p Point, dir string, seed uint64) (_ *stage, err error) {
+	s := &stage{point: p, source: newSource(), dir: dir, stallShare: plan.StallShare}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -71,7 +73,7 @@ func build(ctx context.Context, p Point, binary, dir string, seed uint64) (_ *st
 		return s, nil
 	}
 	s.pair, err = pair.Start(ctx, pair.Config{
-		Lab: s.lab, Binary: binary, Dir: filepath.Join(dir, "pair"), LogLevel: "info", Tunnel: s.column.Tunnel, NearExtra: bypass, FarExtra: bypass,
+		Lab: s.lab, Binary: plan.Binary, Dir: filepath.Join(dir, "pair"), LogLevel: "info", Tunnel: s.column.Tunnel, NearExtra: bypass, FarExtra: bypass,
 	})
 	if err != nil {
 		return nil, err

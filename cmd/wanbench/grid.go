@@ -28,6 +28,7 @@ type gridCmd struct {
 	Columns []string `placeholder:"NAME" help:"Ways to carry the bytes: wanpair, wanpair-1-lane, wanpair-no-governor(-1-lane, -8-lanes), direct-cubic, direct-reno, direct-bbr, direct-cubic-128m, direct-bbr-128m. Default: wanpair,direct-cubic,direct-bbr, or those of the preset."`
 	Seconds float64  `help:"How long bulk flows run; default 15, or what the preset takes."`
 	Tries   int      `default:"3" help:"How often a point is measured at most while the link is not exact."`
+	Stalls  float64  `default:"0.2" placeholder:"PERCENT" help:"Share of its time that the link's emulator may have stood still for a run to count, in per cent."`
 	Seed    uint64   `default:"1" help:"Of the link's loss."`
 	Binary  string   `placeholder:"FILE" help:"The wanpair binary; default: beside this one."`
 	JSON    string   `name:"json" placeholder:"FILE" help:"Write the results; FILE.state lets an interrupted run go on."`
@@ -85,7 +86,7 @@ func (c gridCmd) Run() error {
 }
 
 func (c gridCmd) plan() (grid.Plan, error) {
-	plan := grid.Plan{Seed: c.Seed, Tries: c.Tries, State: c.State, Keep: c.Keep, Machine: report.ThisMachine(commit)}
+	plan := grid.Plan{Seed: c.Seed, Tries: c.Tries, StallShare: c.Stalls / 100, State: c.State, Keep: c.Keep, Machine: report.ThisMachine(commit)}
 	if c.State == "" && c.JSON != "" {
 		plan.State = c.JSON + ".state"
 	}
