@@ -56,7 +56,7 @@ func ticks(t *testing.T, g *pair.Gateway) time.Duration {
 
 // TestIdleFlowsAreSmall opens many connections that say one word each and then stay. WANPAIR_IDLE_FLOWS sets how many.
 func TestIdleFlowsAreSmall(t *testing.T) {
-	n := 2000
+	n := 4000
 	if v, err := strconv.Atoi(os.Getenv("WANPAIR_IDLE_FLOWS")); err == nil {
 		n = v
 	}
