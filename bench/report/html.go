@@ -31,6 +31,7 @@ type pageView struct {
 	Title    string
 	Facts    []string
 	Targets  []targetView
+	Reasons  []string
 	Legend   []legendView
 	Links    []linkView
 	LinkTOC  bool
@@ -70,7 +71,9 @@ type rowView struct {
 
 func (r *Report) page(about []About, targets []Target) pageView {
 	view := pageView{Title: "wanpair benchmarks", Facts: append(r.Machine.lines(r), r.Notes...)}
-	for _, o := range r.Judge(targets) {
+	outcomes := r.Judge(targets)
+	view.Reasons = reasons(outcomes)
+	for _, o := range outcomes {
 		view.Targets = append(view.Targets, targetView{
 			Scenario: o.Scenario + " " + o.Phase, Link: o.Link, Figure: o.figure(), Asked: Times(o.Least), Measured: Times(o.Ratio), Met: o.Met,
 		})

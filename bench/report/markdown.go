@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -14,7 +15,7 @@ type About struct {
 // in which they are described; about may leave some out.
 func (r *Report) Markdown(about []About, targets []Target) string {
 	var b strings.Builder
-	b.WriteString("# Benchmarks\n\nWritten by `wanbench run`; do not edit. ")
+	b.WriteString("# Benchmarks\n\nWritten by `wanbench run` and `wanbench report` (`--markdown FILE`); do not edit. ")
 	b.WriteString("Ratios within one run count; absolute figures depend on the machine. Time and bytes are medians, ± is half the distance between the extremes. ")
 	b.WriteString("Bytes are what was offered to the link in both directions: IP packets with all headers and retransmissions. Every byte that arrived was checked by its hash.\n\n")
 	for _, line := range r.Machine.lines(r) {
@@ -28,6 +29,12 @@ func (r *Report) Markdown(about []About, targets []Target) string {
 		b.WriteString("| scenario | link | figure | asked for | measured | |\n|---|---|---|---|---|---|\n")
 		for _, o := range outcomes {
 			fmt.Fprintf(&b, "| %s %s | %s | %s | %s | %s | %s |\n", o.Scenario, o.Phase, o.Link, o.figure(), Times(o.Least), Times(o.Ratio), o.word())
+		}
+		if reasons := reasons(outcomes); len(reasons) > 0 {
+			b.WriteString("\nWhat is not reached, and why:\n\n")
+			for _, reason := range reasons {
+				fmt.Fprintf(&b, "- %s\n", reason)
+			}
 		}
 	}
 	for _, link := range r.Links() {
@@ -49,6 +56,28 @@ func (m Machine) lines(r *Report) []string {
 		fmt.Sprintf("%d cores of %s, %s of memory, kernel %s; both gateways, all servers and clients and the link's emulator share them",
 			m.Cores, m.CPU, Bytes(float64(m.MemoryBytes)), m.Kernel),
 	}
+}
+
+// reasons lists, once each, why figures are not reached, with the scenarios and phases it keeps from it.
+func reasons(outcomes []Outcome) []string {
+	var order []string
+	names := map[string][]string{}
+	for _, o := range outcomes {
+		if o.Met || o.Why == "" {
+			continue
+		}
+		if names[o.Why] == nil {
+			order = append(order, o.Why)
+		}
+		if name := o.Scenario + " " + o.Phase; !slices.Contains(names[o.Why], name) {
+			names[o.Why] = append(names[o.Why], name)
+		}
+	}
+	var list []string
+	for _, why := range order {
+		list = append(list, strings.Join(names[why], ", ")+": "+why)
+	}
+	return list
 }
 
 func (o Outcome) figure() string {

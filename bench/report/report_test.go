@@ -77,7 +77,7 @@ func aboutSample() []About {
 func targetsSample() []Target {
 	return []Target{
 		{Scenario: "dump", Phase: "again", Metric: "time", Least: 30},
-		{Scenario: "dump", Phase: "changed", Metric: "time", Least: 50},
+		{Scenario: "dump", Phase: "changed", Metric: "time", Least: 50, Why: "two round trips <take> their time"},
 		{Scenario: "dump", Phase: "changed", Metric: "wire bytes", Against: "direct-bbr", Least: 100},
 		{Scenario: "dump", Phase: "cold", Metric: "wire bytes", Link: "other", Least: 4},
 	}
@@ -93,6 +93,7 @@ func TestGolden(t *testing.T) {
 	after.Find(Key{"dump", "again", "10m-100ms", "wanpair"}).Runs = []Run{{Seconds: 0.5, Wire: Wire{BtoA: 11_000}}, {Seconds: 0.52, Wire: Wire{BtoA: 11_100}}}
 	for name, got := range map[string][]byte{
 		"report.md":   []byte(r.Markdown(aboutSample(), targetsSample())),
+		"report.txt":  []byte(r.Text()),
 		"report.html": page,
 		"compare.txt": []byte(CompareText(Compare(r, after))),
 	} {

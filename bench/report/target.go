@@ -13,6 +13,8 @@ type Target struct {
 	Against string
 	// Least is the ratio asked for.
 	Least float64
+	// Why says what keeps it from being reached, where that is known; shown when it is not reached.
+	Why string
 }
 
 // measured is the column that targets speak of.
