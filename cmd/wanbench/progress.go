@@ -30,6 +30,7 @@ type bar struct {
 	total    int
 	began    time.Time
 	last     string
+	lastAt   time.Time
 	// resumed is what was done before the first step, by a run that was interrupted; -1 until then.
 	resumed int
 }
@@ -41,10 +42,11 @@ func (b *bar) step(what string, done int) {
 		_ = b.drawn.Set(done) // a terminal that went away is no reason to stop
 		return
 	}
-	if what == b.last {
+	const quiet = time.Second // thousands of small steps are no news
+	if what == b.last || time.Since(b.lastAt) < quiet {
 		return
 	}
-	b.last = what
+	b.last, b.lastAt = what, time.Now()
 	if b.resumed < 0 {
 		b.resumed = done
 	}
