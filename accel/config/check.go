@@ -98,7 +98,20 @@ func (c *Config) check() Faults {
 	k.limits()
 	k.stats()
 	k.log()
+	k.unserved()
 	return k.faults
+}
+
+// unserved warns of keys that are read and checked, but not acted on by this version.
+func (k *checker) unserved() {
+	if k.Tunnel.BandwidthBitsPerSec != 0 {
+		k.warn("tunnel.bandwidth", "is not enforced by this version", "shape the tunnel's UDP port with tc where a ceiling is needed")
+	}
+	for i, c := range k.Classes {
+		if c.SharePercent != 0 {
+			k.warn(fmt.Sprintf("class[%d].share", i), "is not enforced by this version: flows share the link evenly", "leave it out")
+		}
+	}
 }
 
 func (k *checker) site() {

@@ -47,7 +47,7 @@ func Reference() []Key {
 		{"cache.memory", "size", `"1GiB"`, `"2GiB"`, "Memory for the index, the hot and open blocks, the compression contexts and the store's process; not the page cache. At least 32MiB per peer and at least 1/2048 of the size; with less than 1/16 the anchors are set wider apart, which costs some of the gain: `wanpair check` says how much."},
 
 		{"tunnel.listen", "address and port", `"0.0.0.0:4600"`, `"0.0.0.0:4600"`, "The UDP address peers reach this gateway at. Open it in the firewall."},
-		{"tunnel.bandwidth", "rate", "unset", `"100mbit"`, "A ceiling for what is sent to all peers together. Unset: the rate of the link is found out."},
+		{"tunnel.bandwidth", "rate", "unset", `"100mbit"`, "A ceiling for what is sent to all peers together. Not enforced by this version: `check` warns. Unset: the rate of the link is found out."},
 		{"tunnel.dscp", "number", "0", "18", "The differentiated services code point of the tunnel's packets, 0 to 63."},
 		{"tunnel.lanes", "number", "4", "4", "QUIC connections per peer, 1 to 16. More lanes use more processors and more of the paths a provider balances over."},
 		{"tunnel.governor", "true or false", "true", "true", "Whether the congestion window follows the measured bottleneck rate. With false quic-go's own loss-based control is used, which collapses on lossy links."},
@@ -75,7 +75,7 @@ func Reference() []Key {
 		{"class.ports", "list of numbers and ranges", "[]", `[5060, "16384-32767"]`, "Destination ports. Empty: all."},
 		{"class.subnets", "list of prefixes", "[]", `["10.1.9.0/24"]`, "Source or destination. Empty: all."},
 		{"class.action", "text", `"accelerate"`, `"relay"`, "\"accelerate\" is the full treatment, \"relay\" carries the flow through the tunnel without deduplication, \"pass\" leaves the connection alone."},
-		{"class.share", "number", "unset", "20", "Per cent of the bandwidth the class gets when flows compete, 1 to 100; all shares together at most 100. Unset: what is left, together with all other flows."},
+		{"class.share", "number", "unset", "20", "Per cent of the bandwidth the class gets when flows compete, 1 to 100; all shares together at most 100. Not enforced by this version: `check` warns. Unset: what is left, together with all other flows."},
 
 		{"limits.flows", "number", "10000", "10000", "Connections accelerated at the same time over all peers, 1 to 1000000."},
 		{"limits.memory", "size", `"512MiB"`, `"512MiB"`, "What all flows together may have received and not yet delivered. At least 32KiB per flow of limits.flows."},

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -75,11 +76,18 @@ func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger, level
 	if needsRules(cfg) {
 		mark = intercept.DefaultOwnBit
 	}
+	if cfg.Tunnel.DSCP != 0 {
+		if err := os.Setenv("QUIC_GO_DISABLE_ECN", "true"); err != nil {
+			return errors.Join(err, gateway.Close())
+		}
+	}
 	endpoint, err := quictun.Listen(quictun.Config{
 		PrivateKey: cfg.Site.PrivateKey,
 		Listen:     cfg.Tunnel.Listen.String(),
 		Lanes:      cfg.Tunnel.Lanes,
 		Mark:       mark,
+		DSCP:       cfg.Tunnel.DSCP,
+		NoGovernor: !cfg.Tunnel.Governor,
 		Peers:      tunnels,
 		Log:        log,
 	})

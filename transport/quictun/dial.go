@@ -25,7 +25,7 @@ const (
 // keepLane dials lane i of p whenever there is none.
 func (e *Endpoint) keepLane(ctx context.Context, tr *quic.Transport, p *peer, i int) {
 	if i > 0 {
-		conn, err := listenUDP(ctx, unspecified(e.Addr()), e.cfg.Mark)
+		conn, err := listenUDP(ctx, unspecified(e.Addr()), e.cfg.Mark, e.cfg.DSCP)
 		if err != nil {
 			e.log.Error("no socket for a further lane", "peer", p.Name, "lane", i, "err", err)
 			return

@@ -37,6 +37,9 @@ type Config struct {
 	Listen     string // UDP address, host:port
 	Lanes      int    // connections per peer this side dials; 0 means 1
 	Mark       int    // SO_MARK of our packets; 0: none
+	// DSCP is the code point of our packets, 0 to 63. quic-go writes the whole field per packet where it uses ECN, so for any other value
+	// than 0 the process must run with QUIC_GO_DISABLE_ECN=true.
+	DSCP int
 	// NoGovernor leaves congestion control to quic-go, which takes every loss
 	// for congestion. More lanes make up for some of it.
 	NoGovernor bool
@@ -111,7 +114,7 @@ func Listen(cfg Config) (*Endpoint, error) {
 			e.log.Warn("congestion control is left to quic-go: a link with losses will be slow", "err", err)
 		}
 	}
-	e.conn, err = listenUDP(context.Background(), cfg.Listen, cfg.Mark)
+	e.conn, err = listenUDP(context.Background(), cfg.Listen, cfg.Mark, cfg.DSCP)
 	if err != nil {
 		return nil, fmt.Errorf("quictun: listen on UDP %s: %w", cfg.Listen, err)
 	}

@@ -2,6 +2,7 @@ package quictun
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"syscall"
@@ -14,21 +15,28 @@ const socketBufferBytes = 16 << 20
 
 // listenUDP opens a plain UDP socket: quic-go then sets the Don't Fragment bit
 // and uses segmentation offload and batched reads on it. mark is the SO_MARK of
-// its packets, 0 for none.
-func listenUDP(ctx context.Context, address string, mark int) (*net.UDPConn, error) {
+// its packets, 0 for none; dscp their code point.
+func listenUDP(ctx context.Context, address string, mark, dscp int) (*net.UDPConn, error) {
 	var sockErr error
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		err := c.Control(func(fd uintptr) {
 			forceBuffer(int(fd), unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
 			forceBuffer(int(fd), unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
+			if dscp != 0 {
+				// Six bits of the old type-of-service octet (RFC 2474); a socket has one of the two families' options, or both.
+				v4 := unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TOS, dscp<<2)
+				v6 := unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_TCLASS, dscp<<2)
+				if v4 != nil && v6 != nil {
+					sockErr = fmt.Errorf("set DSCP %d: %w", dscp, v4)
+				}
+			}
 			if mark != 0 {
-				sockErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, mark)
+				if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, mark); err != nil {
+					sockErr = fmt.Errorf("set mark 0x%x: %w", mark, err)
+				}
 			}
 		})
-		if err == nil && sockErr != nil {
-			err = fmt.Errorf("set mark 0x%x: %w", mark, sockErr)
-		}
-		return err
+		return errors.Join(err, sockErr)
 	}}
 	conn, err := lc.ListenPacket(ctx, "udp", address)
 	if err != nil {
