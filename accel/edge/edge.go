@@ -109,7 +109,7 @@ type Conn struct {
 	mu    sync.Mutex
 	fault error // under mu: the first error of any call; sticky
 
-	finSent atomic.Bool // CloseWrite succeeded
+	finSent atomic.Bool // CloseWrite was called
 
 	// Arguments and results of the calls in flight; the functions are made once so that reading and writing allocate nothing.
 	rd, wr                        transfer
@@ -344,6 +344,9 @@ func (c *Conn) doWrite(fd uintptr) bool {
 
 // CloseWrite sends the FIN after all that was written: the clean end of this direction. The other direction goes on.
 func (c *Conn) CloseWrite() error {
+	// Before the FIN leaves, or the reader could see the end of both directions and not know yet that ours was in order. No write is under
+	// way, so that a reset which comes first still leaves its error to the reader.
+	c.finSent.Store(true)
 	if err := c.tcp.CloseWrite(); err != nil {
 		if errors.Is(err, net.ErrClosed) {
 			return err
@@ -353,7 +356,6 @@ func (c *Conn) CloseWrite() error {
 		c.setFault("close the sending side", err)
 		return c.fault
 	}
-	c.finSent.Store(true)
 	return nil
 }
 

@@ -229,6 +229,24 @@ func TestEndAfterOwnEndIsClean(t *testing.T) {
 	}
 }
 
+// TestBothEndAtOnce: the other end's FIN, ours, and the end of the connection come so close together that the reader sees them in any order.
+func TestBothEndAtOnce(t *testing.T) {
+	for range 500 {
+		e, c := pair(t, "tcp4")
+		ended := make(chan error, 2)
+		go func() { ended <- c.CloseWrite() }()
+		go func() { ended <- e.CloseWrite() }()
+		if _, err := readAll(e, 4); !errors.Is(err, io.EOF) {
+			t.Fatalf("the reader saw %v", err)
+		}
+		for range 2 {
+			if err := <-ended; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func TestResetIsNoEnd(t *testing.T) {
 	t.Run("met by the reader", func(t *testing.T) {
 		e, c := pair(t, "tcp4")
