@@ -100,7 +100,9 @@ func TestFigures(t *testing.T) {
 	many := bulkResult("wanpair", 3, 81)
 	many.Flows, many.Jain = 10, 0.94
 	one, eight := bulkResult("wanpair-no-governor-1-lane", 1, 2), bulkResult("wanpair-no-governor-8-lanes", 1, 9)
-	latency := Result{Point: Point{Kind: Latency, RateMbit: 2, RTTMillis: 100, Column: "wanpair"}, Idle: &Times{MedianMillis: 100.9}, Busy: &Times{P95Millis: 141}}
+	latency := Result{Point: Point{Kind: Latency, RateMbit: 2, RTTMillis: 100, Column: "wanpair"}, Idle: &Times{MedianMillis: 101.9}, Busy: &Times{P95Millis: 141}}
+	bare := latency
+	bare.Column, bare.Idle = "direct-bbr", &Times{MedianMillis: 101.2}
 	for _, c := range []struct{ name, got, want string }{
 		{"reached", judge(bulkResult("wanpair", 0, 93)), "goodput 93.0 Mbit/s, sent again 0.00 %, cold to full rate 0.50 s"},
 		{"slow", judge(bulkResult("wanpair", 3, 79)), "goodput 79.0 Mbit/s missed, sent again 0.00 %"},
@@ -110,7 +112,8 @@ func TestFigures(t *testing.T) {
 		{"many", judge(many), "goodput 81.0 Mbit/s, Jain's index 0.940 missed, sent again 0.00 %"},
 		{"lanes", judge(eight, one), "8 lanes over one 4.5x"},
 		{"direct", judge(bulkResult("direct-bbr", 0, 10)), ""},
-		{"latency", judge(latency), "64 bytes on the idle link, median RTT + 0.9 ms, 64 bytes beside bulk, p95 RTT + 41.0 ms missed"},
+		{"latency", judge(latency), "64 bytes on the idle link, median 100.0 + 1.9 ms missed, 64 bytes beside bulk, p95 100.0 + 41.0 ms missed"},
+		{"latency beside a direct one", judge(latency, bare), "64 bytes on the idle link, median 101.2 + 0.7 ms, 64 bytes beside bulk, p95 101.2 + 39.8 ms"},
 		{"cut", judge(Result{Point: Point{Kind: Cut, Column: "wanpair"}, ResumeSeconds: 0.3, HeldSeconds: 2.1}), "all went on after the repair 2.10 s missed"},
 		{"fair", judge(Result{Point: Point{Kind: Fairness, Column: "wanpair", Beside: "bbr"}, Share: 0.45}), "share beside bbr 45 %"},
 		{"unfair", judge(Result{Point: Point{Kind: Fairness, Column: "wanpair", Beside: "bbr"}, Share: 0.71}), "share beside bbr 71 % missed"},
