@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"wanpair/accel/flow"
+	"wanpair/accel/peer"
 	"wanpair/accel/policy"
 	"wanpair/accel/stats"
+	"wanpair/dedupe"
 )
 
 // runningFlow is a connection the gateway carries at this moment.
@@ -28,14 +30,46 @@ type runningFlow struct {
 	mu    sync.Mutex
 	abort func(error)                   // nil until there is something to abort
 	wan   func() (sent, received int64) // nil while raw
+	found func() policy.Reason          // what the codec found out; nil while raw
 }
 
 func (f *runningFlow) setReason(r policy.Reason) { f.reason.Store(int32(r)) }
 
-func (f *runningFlow) attach(abort func(error), wan func() (int64, int64)) {
+func (f *runningFlow) attach(abort func(error)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.abort, f.wan = abort, wan
+	f.abort = abort
+}
+
+// attachStream makes the flow one of the tunnel.
+func (f *runningFlow) attachStream(s *peer.Stream) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.abort, f.wan = s.Abort, s.WANBytes
+	f.found = func() policy.Reason {
+		switch s.Treatment() {
+		case dedupe.Encrypted:
+			return policy.Encrypted
+		case dedupe.Incompressible:
+			return policy.Compressed
+		default:
+			return policy.None
+		}
+	}
+}
+
+// why is the reason that stands beside the flow: the one it was given, else what the codec found out.
+func (f *runningFlow) why() policy.Reason {
+	if given := policy.Reason(f.reason.Load()); given != policy.None {
+		return given
+	}
+	f.mu.Lock()
+	found := f.found
+	f.mu.Unlock()
+	if found == nil {
+		return policy.None
+	}
+	return found()
 }
 
 func (f *runningFlow) wanBytes() (sent, received int64) {

@@ -48,7 +48,7 @@ func (g *Gateway) serveIntercepted(ctx context.Context, e *edge.Conn) {
 	situation := g.situation(p)
 	situation.Refused = g.refusals.active(original)
 	decision := g.policy.Load().Decide(client, original, situation)
-	open := peer.OpenRequest{Kind: peer.Intercepted, Client: client, Target: original, Class: decision.Class}
+	open := peer.OpenRequest{Kind: peer.Intercepted, Client: client, Target: original, Class: decision.Class, Relay: decision.Action == policy.Relay}
 	g.carry(ctx, e, p, f, decision, open, func(ctx context.Context) (*edge.Conn, error) {
 		return g.raw.DialAsClient(ctx, client, original, g.cfg.Load().OwnSubnets())
 	})
@@ -64,7 +64,7 @@ func (g *Gateway) serveForward(ctx context.Context, fw config.Forward, c *net.TC
 	p := g.peerByName(fw.Peer)
 	f := &runningFlow{source: client, destination: fw.Target, peer: fw.Peer, near: true}
 	decision := g.decideForward(client, fw, p)
-	open := peer.OpenRequest{Kind: peer.Forward, Client: client, TargetName: fw.Target, Class: decision.Class}
+	open := peer.OpenRequest{Kind: peer.Forward, Client: client, TargetName: fw.Target, Class: decision.Class, Relay: decision.Action == policy.Relay}
 	g.carry(ctx, e, p, f, decision, open, func(ctx context.Context) (*edge.Conn, error) { return g.raw.DialOwn(ctx, fw.Target) })
 }
 
@@ -131,7 +131,7 @@ func (g *Gateway) carry(ctx context.Context, e *edge.Conn, p *peer.Peer, f *runn
 
 func (g *Gateway) carryTunnel(e *edge.Conn, stream *peer.Stream, f *runningFlow) stats.Outcome {
 	defer stream.Close()
-	f.attach(stream.Abort, stream.WANBytes)
+	f.attachStream(stream)
 	err := flow.Run(e, stream, g.buffers, &f.count)
 	g.logEnd(f, err)
 	g.noteRefusal(stream.Request, err)
@@ -153,7 +153,7 @@ func (g *Gateway) noteRefusal(r peer.OpenRequest, err error) {
 func (g *Gateway) carryRaw(ctx context.Context, e *edge.Conn, f *runningFlow, dialRaw func(context.Context) (*edge.Conn, error)) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	f.attach(func(cause error) { cancel(cause); e.Reset() }, nil)
+	f.attach(func(cause error) { cancel(cause); e.Reset() })
 	far, err := dialRaw(ctx)
 	if err != nil {
 		e.Reset()
@@ -205,7 +205,7 @@ func (g *Gateway) ServeStream(ctx context.Context, p *peer.Peer, stream *peer.St
 	g.flows.add(f)
 	how := stats.OutcomeRefused
 	defer func() { g.flows.remove(f, how) }()
-	f.attach(stream.Abort, stream.WANBytes)
+	f.attachStream(stream)
 
 	if g.flows.count() > 2*g.cfg.Load().Limits.Flows {
 		stream.Abort(&peer.DialError{Code: transport.AbortLimit, Err: errors.New("flow limit")})

@@ -53,7 +53,7 @@ func (g *Gateway) serveSocks(ctx context.Context, cfg *config.Socks, c *net.TCPC
 	decision := g.policy.Load().DecideForward(client, addr, g.situation(p))
 	f.setReason(decision.Reason)
 	if p != nil && decision.Action != policy.Pass {
-		stream, err := p.Open(peer.OpenRequest{Kind: peer.Forward, Client: client, TargetName: target, Class: decision.Class})
+		stream, err := p.Open(peer.OpenRequest{Kind: peer.Forward, Client: client, TargetName: target, Class: decision.Class, Relay: decision.Action == policy.Relay})
 		if err == nil {
 			how = g.socksTunnel(e, stream, f)
 			return
@@ -65,7 +65,7 @@ func (g *Gateway) serveSocks(ctx context.Context, cfg *config.Socks, c *net.TCPC
 
 // socksTunnel waits for the far side's word on the target, passes it on, and carries the flow.
 func (g *Gateway) socksTunnel(e *edge.Conn, stream *peer.Stream, f *runningFlow) stats.Outcome {
-	f.attach(stream.Abort, stream.WANBytes)
+	f.attachStream(stream)
 	bound, err := stream.WaitAnswer()
 	reply := socks.Succeeded
 	if err != nil {

@@ -148,7 +148,7 @@ func (f *runningFlow) describe() stats.Flow {
 		Peer:        f.peer,
 		Class:       f.class,
 		State:       state,
-		Reason:      policy.Reason(f.reason.Load()),
+		Reason:      f.why(),
 		LAN:         stats.Traffic{Sent: uint64(f.count.FromEdge.Load()), Received: uint64(f.count.ToEdge.Load())},
 		WAN:         stats.Traffic{Sent: uint64(sent), Received: uint64(received)},
 		Started:     f.started,

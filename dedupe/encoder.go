@@ -53,6 +53,8 @@ type Encoder struct {
 	gone  atomic.Bool // closed
 	sent  atomic.Uint64
 	acked atomic.Uint64
+	found atomic.Uint32 // Treatment
+	relay atomic.Bool   // by order: neither history nor compression
 
 	// Owned by Encode.
 	cursor    token.Cursor
@@ -137,6 +139,22 @@ func (e *Encoder) Encode(dst, src []byte, number uint64, end bool) ([]byte, erro
 	return dst, nil
 }
 
+// Treatment is what the encoder makes of its direction at present.
+type Treatment uint32
+
+// The treatments.
+const (
+	Full           Treatment = iota // matched, stored and compressed
+	Encrypted                       // recognised as ciphertext: passed on as it is
+	Incompressible                  // neither repeats nor compresses: looked at sparsely
+)
+
+// Treatment says how the last frame was treated. Any goroutine.
+func (e *Encoder) Treatment() Treatment { return Treatment(e.found.Load()) }
+
+// Relay makes the encoder pass its direction on as it is from now on: nothing is looked up, stored or compressed. Any goroutine.
+func (e *Encoder) Relay() { e.relay.Store(true) }
+
 // enter waits until nobody else is at the encoder: another flow that looks for a block, or Close. Both are short.
 func (e *Encoder) enter() {
 	for !e.busy.CompareAndSwap(false, true) {
@@ -147,13 +165,21 @@ func (e *Encoder) enter() {
 // encode finds the copies, stores and appends the frame.
 func (e *Encoder) encode(dst, src []byte, h *token.Header, sc *scratch, number uint64) []byte {
 	c, m := e.c, &sc.matcher
-	if e.cipher.feed(src) {
-		c.stats.cipher.Add(int64(len(src)))
+	relay := e.relay.Load()
+	if encrypted := e.cipher.feed(src); encrypted || relay {
+		if encrypted {
+			c.stats.cipher.Add(int64(len(src)))
+			e.found.Store(uint32(Encrypted))
+		}
 		m.plain(e, src)
 		return e.finish(dst, h, sc, true)
 	}
 	ready := e.sess.ready.Load()
 	incompressible := e.incompressible()
+	e.found.Store(uint32(Full))
+	if incompressible {
+		e.found.Store(uint32(Incompressible))
+	}
 	density := c.plan.Density
 	if incompressible {
 		density = min(density+sparser, anchor.MaxDensity)

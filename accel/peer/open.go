@@ -24,6 +24,7 @@ type OpenRequest struct {
 	Target     netip.AddrPort // Intercepted: the original destination
 	TargetName string         // Forward: host:port, at most 1024 bytes
 	Class      string
+	Relay      bool // both directions are passed on as they are
 }
 
 // ErrOpenBody is wrapped by every error about a malformed OPEN body.
@@ -32,6 +33,7 @@ var ErrOpenBody = errors.New("malformed open body")
 const (
 	maxNameBytes = 1024
 	keyClass     = 2
+	keyRelay     = 6
 )
 
 // appendOpen appends the body of an OPEN frame.
@@ -59,6 +61,9 @@ func appendOpen(dst []byte, r OpenRequest) ([]byte, error) {
 		dst = binary.AppendUvarint(dst, keyClass)
 		dst = binary.AppendUvarint(dst, uint64(len(r.Class)))
 		dst = append(dst, r.Class...)
+	}
+	if r.Relay {
+		dst = append(dst, keyRelay, 1, 1) // key, length, value
 	}
 	return dst, nil
 }
@@ -107,6 +112,8 @@ func parseOpen(b []byte) (OpenRequest, error) {
 		switch {
 		case key == keyClass:
 			r.Class = string(value)
+		case key == keyRelay:
+			r.Relay = len(value) == 1 && value[0] == 1
 		case key&1 == 1:
 			return r, fmt.Errorf("%w: unknown field %d", ErrOpenBody, key)
 		}

@@ -12,7 +12,7 @@ import (
 
 var openCases = []OpenRequest{
 	{Kind: Intercepted, Client: netip.MustParseAddrPort("10.1.0.2:40000"), Target: netip.MustParseAddrPort("10.2.0.2:80")},
-	{Kind: Intercepted, Client: netip.MustParseAddrPort("[fd00:1::2]:40000"), Target: netip.MustParseAddrPort("[fd00:2::2]:443"), Class: "bulk"},
+	{Kind: Intercepted, Client: netip.MustParseAddrPort("[fd00:1::2]:40000"), Target: netip.MustParseAddrPort("[fd00:2::2]:443"), Class: "bulk", Relay: true},
 	{Kind: Forward, Client: netip.MustParseAddrPort("127.0.0.1:5"), TargetName: "db.example.net:5432"},
 	{Kind: echo},
 }

@@ -97,6 +97,9 @@ func (s *session) add(f *transport.Flow, r OpenRequest, opened bool) (*Stream, e
 		encoder: s.peer.codec.NewEncoder(f.ID()),
 		decoder: s.peer.codec.NewDecoder(f.ID()),
 	}
+	if r.Relay {
+		stream.encoder.Relay()
+	}
 	s.streams[stream] = struct{}{}
 	f.SetOnAcked(stream.acknowledged)
 	return stream, nil

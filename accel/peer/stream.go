@@ -44,6 +44,9 @@ func (t *Stream) Opened() bool { return t.opened }
 // WANBytes are the payload bytes of the flow's frames, sent and received, without the tunnel's own overhead.
 func (t *Stream) WANBytes() (sent, received int64) { return t.wanSent.Load(), t.wanReceived.Load() }
 
+// Treatment says what the codec makes of the direction this side sends.
+func (t *Stream) Treatment() dedupe.Treatment { return t.encoder.Treatment() }
+
 // Answer tells the side that opened the flow that its target is connected.
 func (t *Stream) Answer(local netip.AddrPort) error {
 	return t.flow.Answer(appendAnswer(nil, local))
@@ -131,6 +134,12 @@ func (t *Stream) Consumed(s flow.Segment) {
 	t.flow.Consume(len(s.Data))
 	t.session.peer.buffers.putSegment(s.Data)
 }
+
+// Done implements flow.Stream.
+func (t *Stream) Done() <-chan struct{} { return t.flow.Done() }
+
+// Err implements flow.Stream.
+func (t *Stream) Err() error { return t.flow.Err() }
 
 // Finish implements flow.Stream. What is not acknowledged yet stays with the session.
 func (t *Stream) Finish() {
