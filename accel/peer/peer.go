@@ -47,6 +47,7 @@ const (
 	// below a second are never an alarm.
 	echoStale = 3 * time.Second
 	echoBytes = 8
+	echoRetry = 50 * time.Millisecond // after an echo that could not be sent or failed
 )
 
 // ErrNotUp says that a flow cannot be opened now; its connection goes raw.

@@ -133,11 +133,32 @@ func (s *session) end() {
 	<-s.empty
 }
 
-// proveWork keeps one echo flow going: what the peer's State rests on.
+// proveWork keeps an echo flow going: what the peer's State rests on. An echo that fails is no reason to end the session, only to say that
+// the link is not up, and to try again.
 func (s *session) proveWork(ctx context.Context) error {
+	for {
+		err := s.echo(ctx)
+		if ctx.Err() != nil || s.Err() != nil {
+			return nil
+		}
+		if !errors.Is(err, transport.ErrNoLane) { // no lane yet, or none for a while: nothing to report
+			s.peer.log.Warn("no proof of work", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.Done():
+			return nil
+		case <-time.After(echoRetry):
+		}
+	}
+}
+
+// echo proves work once per echoInterval until something fails.
+func (s *session) echo(ctx context.Context) error {
 	stream, err := s.open(OpenRequest{Kind: echo})
 	if err != nil {
-		return fmt.Errorf("open echo: %w", err)
+		return err
 	}
 	defer stream.Close()
 	unblock := context.AfterFunc(ctx, func() { stream.Abort(transport.ErrSessionEnded) })
@@ -145,10 +166,7 @@ func (s *session) proveWork(ctx context.Context) error {
 	for token := uint64(1); ; token++ {
 		start := time.Now()
 		if err := stream.roundTrip(token); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("echo: %w", err)
+			return err
 		}
 		now := time.Now()
 		s.peer.echoRTT.Store(int64(now.Sub(start)))
