@@ -98,7 +98,7 @@ func boolInt(b bool) int {
 }
 
 // Conn is one edge. At most one goroutine reads (WaitReadable, ReadAvailable, WaitHangup) and at most one writes (Write,
-// CloseWrite) at a time; Reset, Finish, Unsent and the addresses may be called from any.
+// CloseWrite) at a time; Reset, Finish, Broken, Unsent and the addresses may be called from any.
 type Conn struct {
 	tcp  *net.TCPConn
 	raw  rawConn
@@ -202,13 +202,30 @@ func (c *Conn) doPollHangup(fd uintptr) bool {
 	if ready&(unix.POLLHUP|unix.POLLERR) == 0 {
 		return false
 	}
+	c.waitErr = c.takeError(fd)
+	return true
+}
+
+// Broken says, without waiting or reading, whether the connection was aborted: nil while it lives, after orderly ends, and once it was
+// closed on our side. For when nobody reads because nobody could take what is read; it may be called from any goroutine.
+func (c *Conn) Broken() error {
+	var fault error
+	_ = c.raw.Control(func(fd uintptr) {
+		if ready, err := pollNow(fd, 0); err == nil && ready&(unix.POLLHUP|unix.POLLERR) != 0 {
+			fault = c.takeError(fd)
+		}
+	})
+	return fault
+}
+
+// takeError consumes the socket's pending error, if there is one, and returns the connection's fault.
+func (c *Conn) takeError(fd uintptr) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR); err == nil && e != 0 {
 		c.setFault("hangup", unix.Errno(e))
 	}
-	c.waitErr = c.fault
-	return true
+	return c.fault
 }
 
 // pollNow asks what the socket is ready for without waiting and without consuming a pending error.

@@ -247,6 +247,39 @@ func TestBothEndAtOnce(t *testing.T) {
 	}
 }
 
+// TestBrokenWhileNobodyReads: a connection with unread data lives, ends in order, or is reset, and only the last is broken.
+func TestBrokenWhileNobodyReads(t *testing.T) {
+	for name, c := range map[string]struct {
+		happens func(t *testing.T, e *Conn, c *net.TCPConn)
+		broken  bool
+	}{
+		"lives":              {func(*testing.T, *Conn, *net.TCPConn) {}, false},
+		"other end is over":  {func(_ *testing.T, _ *Conn, c *net.TCPConn) { c.CloseWrite() }, false},
+		"both ends are over": {func(_ *testing.T, e *Conn, c *net.TCPConn) { c.CloseWrite(); e.CloseWrite() }, false},
+		"reset":              {func(t *testing.T, _ *Conn, c *net.TCPConn) { reset(t, c) }, true},
+		"reset after a FIN":  {func(t *testing.T, _ *Conn, c *net.TCPConn) { c.CloseWrite(); reset(t, c) }, true},
+		"closed by us":       {func(_ *testing.T, e *Conn, _ *net.TCPConn) { e.Reset() }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, other := pair(t, "tcp4")
+			_, _ = other.Write([]byte("unread"))
+			if err := e.WaitReadable(); err != nil {
+				t.Fatal(err)
+			}
+			c.happens(t, e, other)
+			// On loopback what the other end did has arrived when its call returns.
+			if err := e.Broken(); (err != nil) != c.broken {
+				t.Errorf("broken: %v", err)
+			}
+			if c.broken {
+				if _, err := readAll(e, 100); errors.Is(err, io.EOF) {
+					t.Error("afterwards a read calls it a clean end")
+				}
+			}
+		})
+	}
+}
+
 func TestResetIsNoEnd(t *testing.T) {
 	t.Run("met by the reader", func(t *testing.T) {
 		e, c := pair(t, "tcp4")

@@ -37,6 +37,10 @@ type Edge interface {
 	Write(p []byte) (int, error)
 	// CloseWrite sends a FIN behind all that was written.
 	CloseWrite() error
+	// WaitHangup blocks until both directions have ended (nil) or the connection is broken. Called by the reader after io.EOF.
+	WaitHangup() error
+	// Broken says without waiting whether the connection is broken. Any goroutine may call it.
+	Broken() error
 	// Finish closes after both directions ended cleanly.
 	Finish() error
 	// Reset ends the connection with a RST and wakes every blocked call. Any goroutine may call it, any number of times.
@@ -59,6 +63,10 @@ type Stream interface {
 	Receive() (Segment, error)
 	// Consumed gives a segment back after its bytes were delivered: credit grows.
 	Consumed(Segment)
+	// Done is closed when both directions have ended and all is acknowledged, or when the stream was aborted; Err says which.
+	Done() <-chan struct{}
+	// Err is nil until the stream is aborted.
+	Err() error
 	// Finish ends the stream after both directions ended cleanly.
 	Finish()
 	// Abort ends both directions and wakes every blocked call. The cause says why. Any goroutine, any number of times.
@@ -88,10 +96,11 @@ func (b *Buffers) put(p *[MaxSegmentBytes]byte) { b.pool.Put(p) }
 // Run moves bytes both ways until both directions have ended, or one of them broke. It returns nil only when both ends were clean; then
 // edge and stream are finished. Otherwise both have been aborted. It returns after all of its goroutines.
 func Run(edge Edge, stream Stream, buffers *Buffers, count *Counters) error {
-	f := &run{edge: edge, stream: stream, buffers: buffers, count: count}
+	f := &run{edge: edge, stream: stream, buffers: buffers, count: count, outEnded: make(chan struct{})}
 	var group sync.WaitGroup
 	group.Go(f.pumpIn)
 	f.pumpOut()
+	close(f.outEnded)
 	group.Wait()
 	if f.cause != nil {
 		return f.cause
@@ -110,6 +119,7 @@ type run struct {
 	buffers *Buffers
 	count   *Counters
 
+	outEnded chan struct{} // closed when pumpOut has returned
 	failOnce sync.Once
 	cause    error // written once before both sides are aborted, read after both pumps ended
 }
@@ -130,7 +140,9 @@ func (f *run) pumpOut() {
 			f.fail(fmt.Errorf("%w: wait: %w", ErrEdge, err))
 			return
 		}
-		window, err := f.stream.Window()
+		var window int
+		var err error
+		attend(f.edge, f.fail, func() { window, err = f.stream.Window() })
 		if err != nil {
 			f.fail(err)
 			return
@@ -142,8 +154,12 @@ func (f *run) pumpOut() {
 			return
 		}
 		if ended {
-			return
+			break
 		}
+	}
+	// The client has sent its last byte, but it can still break the connection while it waits for the answer.
+	if err := f.edge.WaitHangup(); err != nil {
+		f.fail(fmt.Errorf("%w: after its end: %w", ErrEdge, err))
 	}
 }
 
@@ -175,10 +191,22 @@ func (f *run) pumpIn() {
 		}
 		w.add(segment)
 		if segment.End {
+			f.awaitAbort()
 			break
 		}
 	}
 	w.group.Wait()
+}
+
+// awaitAbort waits until the other direction has ended too. The other side has sent its last byte, but it can still abort.
+func (f *run) awaitAbort() {
+	select {
+	case <-f.outEnded:
+	case <-f.stream.Done():
+		if err := f.stream.Err(); err != nil {
+			f.fail(err)
+		}
+	}
 }
 
 // writer delivers queued segments in order. Its goroutine lives from the first queued segment to the empty queue. The queue is bounded

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 var errReset = errors.New("reset")
@@ -23,6 +24,7 @@ type pipeEdge struct {
 	finished bool
 	reset    bool
 	writeErr error
+	broken   error // a reset that nobody has read or written into
 }
 
 func newPipeEdge() *pipeEdge {
@@ -80,8 +82,27 @@ func (e *pipeEdge) Write(p []byte) (int, error) {
 }
 
 func (e *pipeEdge) CloseWrite() error { e.do(func() { e.fin = true }); return nil }
-func (e *pipeEdge) Finish() error     { e.do(func() { e.finished = true }); return nil }
-func (e *pipeEdge) Reset()            { e.do(func() { e.reset = true }) }
+
+func (e *pipeEdge) WaitHangup() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for !e.fin && !e.reset && e.broken == nil {
+		e.changed.Wait()
+	}
+	if e.reset {
+		return errReset
+	}
+	return e.broken
+}
+
+func (e *pipeEdge) Broken() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.broken
+}
+
+func (e *pipeEdge) Finish() error { e.do(func() { e.finished = true }); return nil }
+func (e *pipeEdge) Reset()        { e.do(func() { e.reset = true }) }
 
 // fakeStream is the tunnel side in memory.
 type fakeStream struct {
@@ -96,10 +117,11 @@ type fakeStream struct {
 	consumed int
 	finished bool
 	aborted  error
+	over     chan struct{}
 }
 
 func newFakeStream(window int) *fakeStream {
-	s := &fakeStream{window: window}
+	s := &fakeStream{window: window, over: make(chan struct{})}
 	s.changed.L = &s.mu
 	return s
 }
@@ -149,7 +171,22 @@ func (s *fakeStream) Receive() (Segment, error) {
 
 func (s *fakeStream) Consumed(g Segment) { s.do(func() { s.consumed += len(g.Data) }) }
 func (s *fakeStream) Finish()            { s.do(func() { s.finished = true }) }
-func (s *fakeStream) Abort(cause error)  { s.do(func() { s.aborted = cause }) }
+func (s *fakeStream) Abort(cause error) {
+	s.do(func() {
+		if s.aborted == nil {
+			s.aborted = cause
+			close(s.over)
+		}
+	})
+}
+
+func (s *fakeStream) Done() <-chan struct{} { return s.over }
+
+func (s *fakeStream) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.aborted
+}
 
 type fixture struct {
 	edge   *pipeEdge
@@ -213,6 +250,38 @@ func TestBrokenEndsAreNeverClean(t *testing.T) {
 				}
 				if !f.edge.reset || f.edge.fin || f.edge.finished || f.stream.sentEnd || f.stream.finished || f.stream.aborted == nil {
 					t.Errorf("edge reset %v fin %v, stream end %v aborted %v", f.edge.reset, f.edge.fin, f.stream.sentEnd, f.stream.aborted)
+				}
+			})
+		})
+	}
+}
+
+// TestBreaksNobodyReads: what breaks while no call of a pump could meet it is noticed all the same, and never delivered as an end.
+func TestBreaksNobodyReads(t *testing.T) {
+	breakEdge := func(f *fixture) { f.edge.do(func() { f.edge.broken = errReset }) }
+	for name, c := range map[string]struct {
+		window   int
+		prepare  func(*fixture)
+		breaking func(*fixture)
+	}{
+		"edge, while the tunnel takes nothing": {0, func(f *fixture) { f.edge.feed("unread") }, breakEdge},
+		"edge, after its end":                  {1 << 20, func(f *fixture) { f.edge.endInput(io.EOF) }, breakEdge},
+		"stream, after its end":                {1 << 20, func(f *fixture) { f.stream.arrive("all", true) }, func(f *fixture) { f.stream.Abort(errReset) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := start(c.window)
+				c.prepare(f)
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				if f.done {
+					t.Fatalf("it ended before anything broke: %v", f.result)
+				}
+				c.breaking(f)
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if !f.done || f.result == nil || !f.edge.reset || f.edge.finished || f.stream.finished || f.stream.aborted == nil {
+					t.Errorf("done %v: %v; edge reset %v finished %v, stream aborted %v", f.done, f.result, f.edge.reset, f.edge.finished, f.stream.aborted)
 				}
 			})
 		})

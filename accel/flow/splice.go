@@ -28,32 +28,37 @@ type splice struct {
 }
 
 func (s *splice) pump(from, to Edge, counted func(int64)) {
-	err := s.move(from, to, counted)
-	if err != nil {
+	fail := func(err error) {
 		s.failOnce.Do(func() {
 			s.cause = fmt.Errorf("%w: %w", ErrEdge, err)
 			from.Reset()
 			to.Reset()
 		})
 	}
+	if err := s.move(from, to, fail, counted); err != nil {
+		fail(err)
+	}
 }
 
-func (s *splice) move(from, to Edge, counted func(int64)) error {
+func (s *splice) move(from, to Edge, broke func(error), counted func(int64)) error {
 	for {
 		if err := from.WaitReadable(); err != nil {
 			return err
 		}
-		ended, err := s.moveAvailable(from, to, counted)
+		ended, err := s.moveAvailable(from, to, broke, counted)
 		if err != nil {
 			return err
 		}
 		if ended {
-			return to.CloseWrite()
+			if err := to.CloseWrite(); err != nil {
+				return err
+			}
+			return from.WaitHangup() // it can still break
 		}
 	}
 }
 
-func (s *splice) moveAvailable(from, to Edge, counted func(int64)) (ended bool, err error) {
+func (s *splice) moveAvailable(from, to Edge, broke func(error), counted func(int64)) (ended bool, err error) {
 	buffer := s.buffers.get()
 	defer s.buffers.put(buffer)
 	n, err := from.ReadAvailable(buffer[:])
@@ -62,8 +67,10 @@ func (s *splice) moveAvailable(from, to Edge, counted func(int64)) (ended bool, 
 		return false, err
 	}
 	if n > 0 {
-		if _, err := to.Write(buffer[:n]); err != nil {
-			return false, err
+		var writeErr error
+		attend(from, broke, func() { _, writeErr = to.Write(buffer[:n]) })
+		if writeErr != nil {
+			return false, writeErr
 		}
 		counted(int64(n))
 	}
