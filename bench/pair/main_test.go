@@ -59,6 +59,12 @@ const testLink = "both delay=10ms rate=500mbit queue=2m"
 
 func newWorld(t *testing.T, linkWords string) *world {
 	t.Helper()
+	return newWorldWith(t, lab.Config{Link: linkWords}, pair.Config{})
+}
+
+// newWorldWith is newWorld with more of the lab and of the gateways said; lab, binary and directory are filled in.
+func newWorldWith(t *testing.T, labConfig lab.Config, pairConfig pair.Config) *world {
+	t.Helper()
 	labtest.Require(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	t.Cleanup(cancel)
@@ -68,20 +74,21 @@ func newWorld(t *testing.T, linkWords string) *world {
 	w.check(err)
 	t.Cleanup(func() { os.RemoveAll(w.dir) })
 	w.check(os.Chmod(w.dir, 0o755))
-	w.lab, err = lab.Up(ctx, lab.Config{Link: linkWords})
+	w.lab, err = lab.Up(ctx, labConfig)
 	w.check(err)
 	t.Cleanup(func() {
 		if err := w.lab.Down(); err != nil {
 			t.Error(err)
 		}
 	})
-	w.Pair, err = pair.Start(ctx, pair.Config{Lab: w.lab, Binary: binary, Dir: filepath.Join(w.dir, "pair")})
+	pairConfig.Lab, pairConfig.Binary, pairConfig.Dir = w.lab, binary, filepath.Join(w.dir, "pair")
+	w.Pair, err = pair.Start(ctx, pairConfig)
 	w.check(err)
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, g := range []*pair.Gateway{w.Near, w.Far} {
 				b, _ := os.ReadFile(g.LogPath())
-				t.Logf("log of %s:\n%s", g.Name, b[max(0, len(b)-6000):])
+				t.Logf("log of %s:\n%s", g.Name, b[max(0, len(b)-20000):])
 			}
 		}
 		if err := w.Stop(context.WithoutCancel(ctx)); err != nil {
