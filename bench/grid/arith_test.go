@@ -132,3 +132,17 @@ func TestStream(t *testing.T) {
 		t.Errorf("a wrong byte gave %v", err)
 	}
 }
+
+func TestParseDrops(t *testing.T) {
+	const snmp = "Ip: Forwarding\nIp: 1\nUdp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors\nUdp: 10 0 7 20 7 2 0\nUdpLite: x\n"
+	const dev = "Inter-| Receive | Transmit\n face |bytes\n    lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n  wan0: 1 2 3 4 5 6 7 8 9 10 11 44 13 14 15 16\n"
+	got, err := parseDrops(snmp, dev, "wan0")
+	if want := (Drops{Socket: 7, Send: 2, Device: 44}); err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	for _, c := range [][2]string{{"", dev}, {"Udp: a\nUdp: 1\n", dev}, {snmp, ""}, {"Udp: RcvbufErrors SndbufErrors\nUdp: x y\n", dev}} {
+		if _, err := parseDrops(c[0], c[1], "wan0"); err == nil {
+			t.Errorf("no error for %q", c)
+		}
+	}
+}

@@ -33,6 +33,10 @@ func (s *stage) measure(ctx context.Context) (Result, error) {
 	if err != nil {
 		return r, err
 	}
+	lost, err := s.drops()
+	if err != nil {
+		return r, err
+	}
 	var carried int64
 	switch s.point.Kind {
 	case Bulk:
@@ -53,6 +57,9 @@ func (s *stage) measure(ctx context.Context) (Result, error) {
 	after, rss, cpuErr := s.cpu()
 	if err = errors.Join(err, cpuErr); err != nil {
 		r.Failure = err.Error()
+	}
+	if now, err := s.drops(); err == nil { // else a gateway is gone, which is said already
+		r.Drops = now.sub(lost)
 	}
 	if carried > 0 && s.pair != nil {
 		const gb = 1e9
@@ -117,13 +124,22 @@ func (s *stage) bulk(ctx context.Context, r *Result) (int64, error) {
 	}
 	end, endErr := s.moment(ctx, began)
 	samples := w.stop()
-	err = errors.Join(err, stopAll(flows), halfErr, endErr)
-	s.goodput(r, samples, half, end)
-	return samples[len(samples)-1].total, err
+	s.goodput(r, samples)
+	arrived := received(samples, end.at, total) - received(samples, half.at, total)
+	if err == nil && finish(ctx, flows, finishPatience) {
+		// All that was sent has arrived, so the counts are those of the same bytes; else what is under way blurs them.
+		arrived, half = float64(bytesOf(flows)), moment{}
+		end, endErr = s.moment(ctx, began)
+	}
+	s.wire(r, arrived, half, end)
+	return bytesOf(flows), errors.Join(err, stopAll(flows), halfErr, endErr)
 }
 
+// finishPatience is how long after the end of a run is waited for what was sent before.
+const finishPatience = 8 * time.Second
+
 // goodput fills in what bulk flows did.
-func (s *stage) goodput(r *Result, samples []sample, half, end moment) {
+func (s *stage) goodput(r *Result, samples []sample) {
 	run := s.point.run()
 	r.MeanBits, r.HalfBits = rate(samples, 0, run, total), secondHalf(samples, run, total)
 	for i := range s.point.Flows {
@@ -141,15 +157,18 @@ func (s *stage) goodput(r *Result, samples []sample, half, end moment) {
 	r.GapSeconds = longestGap(samples, run/2, run).Seconds()
 	r.QueueMillis = s.queueMillis(queue(samples, run/2, run))
 	r.Series = series(samples, run, total)
-	goodput := received(samples, end.at, total) - received(samples, half.at, total)
-	packets := float64(end.BtoA.OfferedPackets - half.BtoA.OfferedPackets)
-	bytes := float64(end.BtoA.OfferedBytes - half.BtoA.OfferedBytes)
+}
+
+// wire compares what entered the link between two moments with what arrived at the client of it.
+func (s *stage) wire(r *Result, arrived float64, from, to moment) {
+	packets := float64(to.BtoA.OfferedPackets - from.BtoA.OfferedPackets)
+	bytes := float64(to.BtoA.OfferedBytes - from.BtoA.OfferedBytes)
 	headers := tcpHeaders
 	if s.column.Gateway {
 		headers = tunnelHeaders
 	}
-	if goodput > 0 {
-		r.BeyondShare, r.ResentShare = bytes/goodput-1, resentShare(packets, bytes, goodput, headers)
+	if arrived > 0 {
+		r.BeyondShare, r.ResentShare = bytes/arrived-1, resentShare(packets, bytes, arrived, headers)
 	}
 }
 

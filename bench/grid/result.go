@@ -19,7 +19,7 @@ type Result struct {
 	Jain     float64   `json:"jain,omitempty"`
 
 	// BeyondShare is what entered the link towards the client beyond the goodput, all headers included, as a share of the goodput; ResentShare
-	// estimates that without headers: what was sent more than once. Both of the second half.
+	// estimates that without headers: what was sent more than once. Both of the whole run.
 	BeyondShare float64 `json:"beyond_share,omitempty"`
 	ResentShare float64 `json:"resent_share,omitempty"`
 	// CPUSecondsPerGB is of both gateways with their children, over the whole run; RSSBytes the most each held, together.
@@ -50,6 +50,9 @@ type Result struct {
 	// Drops of the link towards the client.
 	LossDrops  uint64 `json:"loss_drops"`
 	QueueDrops uint64 `json:"queue_drops"`
+
+	// Drops are packets that the machine lost beside these.
+	Drops Drops `json:"machine_drops"`
 
 	// Series is the goodput over time, and that of the kernel's flow.
 	Series       []Rate `json:"series,omitempty"`

@@ -24,6 +24,9 @@ func (r *Result) cells() []string {
 	if r.GapSeconds > 1 {
 		remarks = append(remarks, fmt.Sprintf("nothing came for %.1f s", r.GapSeconds))
 	}
+	if d := r.Drops; d != (Drops{}) {
+		remarks = append(remarks, fmt.Sprintf("the machine dropped %d packets at the gateways' sockets, %d at the link's device", d.Socket+d.Send, d.Device))
+	}
 	if r.Void != "" {
 		remarks = append(remarks, "does not count: "+r.Void)
 	}

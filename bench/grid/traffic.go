@@ -114,7 +114,13 @@ func (s *source) serve(conn *net.TCPConn) {
 	}
 	switch request[0] {
 	case askBulk:
-		for bytes := newStream(binary.BigEndian.Uint64(request[1:])); ; {
+		var enough atomic.Bool
+		s.work.Go(func() {
+			if _, err := conn.Read(request[:1]); err == io.EOF { // the client's half-close: it wants no more
+				enough.Store(true)
+			}
+		})
+		for bytes := newStream(binary.BigEndian.Uint64(request[1:])); !enough.Load(); {
 			if _, err := conn.Write(bytes.next()); err != nil {
 				return
 			}
@@ -168,11 +174,12 @@ func dial(ctx context.Context, l *lab.Lab, port int, what byte, number uint64) (
 
 // flow receives one stream and compares it.
 type flow struct {
-	conn    *net.TCPConn
-	bytes   atomic.Int64
-	stopped atomic.Bool
-	done    chan struct{}
-	err     error // after done
+	conn     *net.TCPConn
+	bytes    atomic.Int64
+	stopped  atomic.Bool // an error is no surprise any more
+	finished atomic.Bool // the source was told that it is enough
+	done     chan struct{}
+	err      error // after done
 }
 
 // newFlow connects and receives until stop.
@@ -197,12 +204,35 @@ func (f *flow) receive(number uint64) {
 		}
 		f.bytes.Add(int64(n))
 		if err != nil {
-			if !f.stopped.Load() {
+			if !f.stopped.Load() && (err != io.EOF || !f.finished.Load()) {
 				f.err = fmt.Errorf("a bulk flow broke off after %d bytes: %w", f.bytes.Load(), err)
 			}
 			return
 		}
 	}
+}
+
+// finish tells the source of every flow that it is enough, and waits until all it had sent has arrived. It says whether that came about.
+func finish(ctx context.Context, flows []*flow, patience time.Duration) bool {
+	for _, f := range flows {
+		f.finished.Store(true)
+		_ = f.conn.CloseWrite() // a connection that is gone has its own error
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for _, f := range flows {
+		select {
+		case <-f.done:
+			if f.err != nil {
+				return false
+			}
+		case <-timer.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 // stop ends the flow and returns what went wrong before.
