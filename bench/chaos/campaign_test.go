@@ -1,0 +1,82 @@
+package chaos_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"wanpair/bench/chaos"
+	"wanpair/bench/lab/labtest"
+)
+
+func TestMain(m *testing.M) {
+	labtest.Main(m)
+}
+
+// The short campaign: two minutes, a fixed seed. Its first faults are the five that must be had: kill near, kill far, hang, cut, wipe.
+func TestShortCampaign(t *testing.T) {
+	labtest.Require(t)
+	dir, err := os.MkdirTemp("", "wanpair-chaos-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("everything is kept in %s", dir)
+			return
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	binary := filepath.Join(dir, "wanpair")
+	if out, err := exec.Command("go", "build", "-o", binary, "wanpair/cmd/wanpair").CombinedOutput(); err != nil {
+		t.Fatalf("build the gateway: %v\n%s", err, out)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	result, err := chaos.Run(ctx, chaos.Plan{Seconds: 110, Seed: 1, Binary: binary, Dir: filepath.Join(dir, "campaign"), Keep: true, Log: lines{t}, Gateway: "under test"})
+	if result != nil {
+		t.Log("\n" + result.Text())
+	}
+	if err != nil {
+		t.Fatal(err) // a wrong byte or a clean end of a truncated flow are among them
+	}
+	seen := map[string]bool{}
+	for _, f := range result.Records {
+		seen[f.Name()] = true
+		if !f.Accelerated {
+			t.Errorf("%s: connections were not accelerated again", f.Name())
+		}
+		if !f.Passed {
+			t.Errorf("%s: connections did not pass again", f.Name())
+		}
+	}
+	for _, name := range []string{"kill near", "kill far", "hang near", "cut", "wipe far"} {
+		if !seen[name] {
+			t.Errorf("%s did not happen", name)
+		}
+	}
+	if whole := result.Total()[chaos.Whole]; whole < 500 {
+		t.Errorf("only %d transfers came through whole", whole)
+	}
+	for _, f := range result.Findings {
+		t.Errorf("[%s] %s", f.Fault, f.What)
+	}
+	page, err := result.HTML()
+	if err != nil || len(page) == 0 {
+		t.Errorf("the page: %v", err)
+	}
+}
+
+// lines writes to a test's log.
+type lines struct{ t *testing.T }
+
+func (l lines) Write(p []byte) (int, error) {
+	l.t.Log(fmt.Sprintf("%s", p[:max(len(p)-1, 0)]))
+	return len(p), nil
+}

@@ -1,0 +1,283 @@
+package chaos
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"wanpair/bench/pair"
+)
+
+// keeper looks after one gateway as a service manager would: it starts it again when it has died by itself, and watches what it uses.
+type keeper struct {
+	*pair.Gateway
+	side victim
+	a    *account
+
+	mu     sync.Mutex
+	wanted bool // it ought to run
+	lives  []Life
+	deaths int
+	logAt  int64 // up to where the log was searched
+}
+
+// Life is what one process of a gateway used, from its start to its end.
+type Life struct {
+	Side    victim   `json:"side"`
+	PID     int      `json:"pid"`
+	Samples []Sample `json:"-"`
+	// Seconds it was watched, largest resident memory, and its slope over the second half of its life.
+	Seconds      float64 `json:"seconds"`
+	MaxRSS       int64   `json:"max_rss_bytes"`
+	SlopePerHour float64 `json:"rss_slope_bytes_per_hour"`
+	MaxFiles     int     `json:"max_descriptors"`
+}
+
+// Sample is one look at a process and its children.
+type Sample struct {
+	At         time.Time
+	RSS        int64 // bytes, with children
+	Files      int   // descriptors of the gateway itself
+	Sockets    int
+	Goroutines int // 0: not asked
+	Flows      int
+}
+
+// expect says whether the gateway ought to run from now on.
+func (k *keeper) expect(running bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.wanted = running
+}
+
+// start starts the gateway and expects it to run.
+func (k *keeper) start(ctx context.Context) error {
+	err := k.Start(ctx)
+	k.expect(err == nil)
+	return err
+}
+
+// kill ends the gateway by SIGKILL.
+func (k *keeper) kill() error {
+	k.expect(false)
+	if !k.Running() {
+		return nil
+	}
+	return k.Kill()
+}
+
+// watch samples every second and starts a gateway that died by itself, until ctx ends.
+func (k *keeper) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		pause(ctx, time.Second)
+		k.mu.Lock()
+		wanted := k.wanted
+		k.mu.Unlock()
+		if wanted && !k.Running() && ctx.Err() == nil {
+			k.died(ctx)
+			continue
+		}
+		k.sample()
+	}
+}
+
+func (k *keeper) died(ctx context.Context) {
+	why := k.lastWords()
+	k.mu.Lock()
+	k.deaths++
+	n := k.deaths
+	k.mu.Unlock()
+	k.a.find("died", "gateway %s by itself: %s", k.side, why)
+	if dead, err := os.ReadFile(k.LogPath()); err == nil && n <= maxAlike {
+		_ = os.WriteFile(fmt.Sprintf("%s.death%d", k.LogPath(), n), dead[max(0, len(dead)-1<<20):], 0o644)
+	}
+	if err := k.Start(ctx); err != nil && ctx.Err() == nil {
+		k.a.find("harness", "start %s: %v", k.side, err)
+	}
+}
+
+// lastWords is the line that says why a process ended.
+func (k *keeper) lastWords() string {
+	text, err := os.ReadFile(k.LogPath())
+	if err != nil {
+		return err.Error()
+	}
+	text = text[min(k.logAt, int64(len(text))):]
+	k.logAt += int64(len(text))
+	last := ""
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		for _, word := range []string{"panic:", "fatal error:", "unexpected fault address", "SIGBUS", "wanpair:", "runtime:"} {
+			if strings.HasPrefix(line, word) || strings.HasPrefix(line, "["+word) {
+				return line
+			}
+		}
+		if line != "" {
+			last = line
+		}
+	}
+	return last
+}
+
+// sample looks at the running process.
+func (k *keeper) sample() {
+	pid := k.PID()
+	if pid == 0 {
+		return
+	}
+	s, err := look(pid)
+	if err != nil {
+		return // it has just ended
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if n := len(k.lives); n == 0 || k.lives[n-1].PID != pid {
+		k.lives = append(k.lives, Life{Side: k.side, PID: pid})
+	}
+	life := &k.lives[len(k.lives)-1]
+	life.Samples = append(life.Samples, s)
+}
+
+// look reads what a process uses.
+func look(pid int) (Sample, error) {
+	s := Sample{At: time.Now()}
+	for _, p := range append([]int{pid}, children(pid)...) {
+		rss, err := residentBytes(p)
+		if err != nil && p == pid {
+			return s, err
+		}
+		s.RSS += rss
+	}
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	files, err := os.ReadDir(dir)
+	for _, f := range files {
+		s.Files++
+		if to, err := os.Readlink(filepath.Join(dir, f.Name())); err == nil && strings.HasPrefix(to, "socket:") {
+			s.Sockets++
+		}
+	}
+	return s, err
+}
+
+// residentBytes reads /proc/PID/statm: see proc(5).
+func residentBytes(pid int) (int64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(text))
+	if len(fields) < 2 {
+		return 0, fmt.Errorf("/proc/%d/statm: %q", pid, text)
+	}
+	pages, err := strconv.ParseInt(fields[1], 10, 64)
+	return pages * int64(os.Getpagesize()), err
+}
+
+// children lists the processes whose parent is pid.
+func children(pid int) []int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
+	if err == nil && len(text) > 0 {
+		return numbers(string(text))
+	}
+	var out []int
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid)) // the thread that forked is the one that lists the child
+	for _, task := range tasks {
+		if text, err := os.ReadFile(task); err == nil {
+			out = append(out, numbers(string(text))...)
+		}
+	}
+	return out
+}
+
+func numbers(text string) []int {
+	var out []int
+	for _, word := range strings.Fields(text) {
+		if n, err := strconv.Atoi(word); err == nil {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// store is the process of the gateway's store, 0 where there is none.
+func (k *keeper) store() int {
+	for _, child := range children(k.PID()) {
+		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", child)); err == nil && bytes.Contains(line, []byte("\x00cache\x00")) {
+			return child
+		}
+	}
+	return 0
+}
+
+// idle looks at the gateway with all that its endpoint tells.
+func (k *keeper) idle(ctx context.Context) (Sample, error) {
+	s, err := look(k.PID())
+	if err != nil {
+		return s, err
+	}
+	var flows struct {
+		Flows []struct {
+			State string `json:"state"`
+		} `json:"flows"`
+	}
+	body, _, err := k.Get(ctx, "/api/v1/flows")
+	if err == nil {
+		err = json.Unmarshal(body, &flows)
+	}
+	if err != nil {
+		return s, err
+	}
+	for _, f := range flows.Flows {
+		if f.State != "passed" { // those are samples of raw connections
+			s.Flows++
+		}
+	}
+	body, _, err = k.Get(ctx, "/metrics")
+	for scanner := bufio.NewScanner(bytes.NewReader(body)); scanner.Scan(); {
+		if value, ok := strings.CutPrefix(scanner.Text(), "go_goroutines "); ok {
+			s.Goroutines, _ = strconv.Atoi(value)
+		}
+	}
+	return s, err
+}
+
+// summary condenses the lives.
+func (k *keeper) summary() []Life {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := make([]Life, 0, len(k.lives))
+	for _, life := range k.lives {
+		life.condense()
+		out = append(out, life)
+	}
+	return out
+}
+
+func (l *Life) condense() {
+	if len(l.Samples) == 0 {
+		return
+	}
+	first, last := l.Samples[0].At, l.Samples[len(l.Samples)-1].At
+	l.Seconds = last.Sub(first).Seconds()
+	var n, sx, sy, sxx, sxy float64
+	for _, s := range l.Samples {
+		l.MaxRSS, l.MaxFiles = max(l.MaxRSS, s.RSS), max(l.MaxFiles, s.Files)
+		x := s.At.Sub(first).Seconds()
+		if x < l.Seconds/2 {
+			continue
+		}
+		y := float64(s.RSS)
+		n, sx, sy, sxx, sxy = n+1, sx+x, sy+y, sxx+x*x, sxy+x*y
+	}
+	if d := n*sxx - sx*sx; d > 0 {
+		l.SlopePerHour = (n*sxy - sx*sy) / d * 3600
+	}
+}
