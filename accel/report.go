@@ -94,6 +94,11 @@ func (g *Gateway) peerSnapshot(p *member, active int) stats.Peer {
 			LiteralWireBytes: uint64(codec.LiteralCodedBytes),
 			OpaqueBytes:      uint64(codec.CiphertextBytes),
 		},
+		Received: stats.Gain{
+			MatchedBytes:     uint64(codec.MatchedInBytes),
+			LiteralBytes:     uint64(codec.LiteralInBytes),
+			LiteralWireBytes: uint64(codec.LiteralInCoded),
+		},
 		FlowsActive: active,
 		MissRepairs: uint64(codec.Misses),
 		FrameErrors: uint64(counters.FrameErrors.Load()),

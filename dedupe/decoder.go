@@ -26,6 +26,8 @@ type Decoder struct {
 	id   uint64 // names the decoder in the blocks it fills
 	gone atomic.Bool
 
+	silent atomic.Bool // left out of Stats
+
 	cursor    token.Cursor
 	digest    xxhash.Digest
 	total     uint64
@@ -61,6 +63,9 @@ func (d *Decoder) Close() {
 
 // Decode appends the raw bytes of one frame to dst, rawLen of them, verified. end says that the frame was the direction's last and that
 // length and hash of the whole direction agree. The error is ErrGrammar, ErrChecksum, a *MissError, ErrSession or ErrClosed; dst is then
+// Silence leaves the direction out of the matched and literal bytes of Stats. Any goroutine.
+func (d *Decoder) Silence() { d.silent.Store(true) }
+
 // not to be used, nothing was stored, and every later call fails too.
 func (d *Decoder) Decode(dst, payload []byte, rawLen int) (out []byte, end bool, err error) {
 	c := d.c
@@ -116,6 +121,11 @@ func (d *Decoder) decode(dst, payload []byte, rawLen int, sc *scratch) ([]byte, 
 	}
 	d.store(raw, sc)
 	d.c.stats.rawOut.Add(int64(len(raw)))
+	if !d.silent.Load() {
+		d.c.stats.literalIn.Add(int64(f.LiteralRawBytes))
+		d.c.stats.literalCodedIn.Add(int64(len(f.Literal)))
+		d.c.stats.matchedIn.Add(int64(len(raw) - f.LiteralRawBytes))
+	}
 	return out, nil
 }
 

@@ -49,12 +49,13 @@ type Encoder struct {
 	flow uint64
 	id   uint64 // names the encoder in blocks; never 0
 
-	busy  atomic.Bool // Encode is at work, or the block is being taken away
-	gone  atomic.Bool // closed
-	sent  atomic.Uint64
-	acked atomic.Uint64
-	found atomic.Uint32 // Treatment
-	relay atomic.Bool   // by order: neither history nor compression
+	busy   atomic.Bool // Encode is at work, or the block is being taken away
+	gone   atomic.Bool // closed
+	sent   atomic.Uint64
+	acked  atomic.Uint64
+	found  atomic.Uint32 // Treatment
+	relay  atomic.Bool   // by order: neither history nor compression
+	silent atomic.Bool   // left out of Stats
 
 	// Owned by Encode.
 	cursor    token.Cursor
@@ -155,6 +156,9 @@ func (e *Encoder) Treatment() Treatment { return Treatment(e.found.Load()) }
 // Relay makes the encoder pass its direction on as it is from now on: nothing is looked up, stored or compressed. Any goroutine.
 func (e *Encoder) Relay() { e.relay.Store(true) }
 
+// Silence leaves the direction out of the matched and literal bytes of Stats: for flows of the gateways themselves. Any goroutine.
+func (e *Encoder) Silence() { e.silent.Store(true) }
+
 // enter waits until nobody else is at the encoder: another flow that looks for a block, or Close. Both are short.
 func (e *Encoder) enter() {
 	for !e.busy.CompareAndSwap(false, true) {
@@ -241,10 +245,12 @@ func (e *Encoder) finish(dst []byte, h *token.Header, sc *scratch, raw bool) []b
 	if h.Again == token.AgainBitmap {
 		dst = appendBitmap(dst, m.spans)
 	}
-	c.stats.literal.Add(int64(len(m.lits)))
-	c.stats.literalOut.Add(int64(len(lits)))
-	c.stats.matched.Add(int64(h.RawBytes - len(m.lits)))
-	c.stats.copies.Add(int64(len(m.spans)))
+	if !e.silent.Load() {
+		c.stats.literal.Add(int64(len(m.lits)))
+		c.stats.literalOut.Add(int64(len(lits)))
+		c.stats.matched.Add(int64(h.RawBytes - len(m.lits)))
+		c.stats.copies.Add(int64(len(m.spans)))
+	}
 	return append(dst, lits...)
 }
 

@@ -11,6 +11,9 @@ type counters struct {
 	cipher             atomic.Int64
 	misses, struck     atomic.Int64
 	failed             atomic.Int64
+	matchedIn          atomic.Int64
+	literalIn          atomic.Int64
+	literalCodedIn     atomic.Int64
 }
 
 // Stats are counts since Open, in bytes unless said otherwise, and present sizes.
@@ -20,6 +23,9 @@ type Stats struct {
 	MatchedBytes       int64 // of the encoded ones, sent as copies
 	LiteralBytes       int64 // of the encoded ones, sent as literals
 	LiteralCodedBytes  int64 // what the literals took after zstd
+	MatchedInBytes     int64 // of the decoded ones, came as copies
+	LiteralInBytes     int64 // of the decoded ones, came as literals
+	LiteralInCoded     int64 // what those literals took on the wire
 	CiphertextBytes    int64 // of the literals, recognised as encrypted by the application
 	Copies             int64 // number of copies sent
 	StoredBytes        int64 // added to the log we write
@@ -48,6 +54,9 @@ func (c *Codec) Stats() Stats {
 		MatchedBytes:       c.stats.matched.Load(),
 		LiteralBytes:       c.stats.literal.Load(),
 		LiteralCodedBytes:  c.stats.literalOut.Load(),
+		MatchedInBytes:     c.stats.matchedIn.Load(),
+		LiteralInBytes:     c.stats.literalIn.Load(),
+		LiteralInCoded:     c.stats.literalCodedIn.Load(),
 		CiphertextBytes:    c.stats.cipher.Load(),
 		Copies:             c.stats.copies.Load(),
 		StoredBytes:        c.stats.stored.Load(),

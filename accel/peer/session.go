@@ -97,6 +97,10 @@ func (s *session) add(f *transport.Flow, r OpenRequest, opened bool) (*Stream, e
 		encoder: s.peer.codec.NewEncoder(f.ID()),
 		decoder: s.peer.codec.NewDecoder(f.ID()),
 	}
+	if r.Kind == echo {
+		stream.encoder.Silence()
+		stream.decoder.Silence()
+	}
 	if r.Relay {
 		stream.encoder.Relay()
 	}
