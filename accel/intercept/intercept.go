@@ -129,21 +129,16 @@ func (i *Interceptor) installLocked() (err error) {
 	if i.lock, err = acquireLock(i.cfg.Table); err != nil {
 		return err
 	}
-	undo = append(undo, i.lock.Close)
+	undo = append(undo, i.lock.Close, func() error { i.kernel.close(); return nil })
+	if err := i.clearLeft(); err != nil {
+		return err
+	}
 	listen4, listen6, err := i.openListeners()
-	undo = append(undo, i.closeListeners, func() error { i.kernel.close(); return nil })
+	undo = append(undo, i.closeListeners)
 	if err != nil {
 		return err
 	}
 	i.table = newTable(newModel(i.cfg, listen4, listen6), &i.kernel)
-	switch s, err := i.table.state(); {
-	case err != nil:
-		return err
-	case s == tableForeign:
-		return fmt.Errorf("intercept: table inet %s: %w", i.cfg.Table, ErrForeignTable)
-	case s == tableOurs:
-		i.cfg.Log.Info("taking over the rules of a gateway that did not end by itself", "table", i.cfg.Table)
-	}
 	for _, f := range i.families {
 		if err := i.routing.check(f); err != nil {
 			return err
@@ -157,6 +152,22 @@ func (i *Interceptor) installLocked() (err error) {
 	}
 	undo = append(undo, i.table.remove)
 	return i.table.install(contents{})
+}
+
+// clearLeft removes the table that a killed process left. It may go on diverting until its alive sets run dry: were the listeners opened
+// before, clients would meet them at once, wait for somebody to accept, and the first probe would wait in line behind them.
+func (i *Interceptor) clearLeft() error {
+	left := newTable(newModel(i.cfg, netip.AddrPort{}, netip.AddrPort{}), &i.kernel)
+	switch s, err := left.state(); {
+	case err != nil:
+		return err
+	case s == tableForeign:
+		return fmt.Errorf("intercept: table inet %s: %w", i.cfg.Table, ErrForeignTable)
+	case s == tableOurs:
+		i.cfg.Log.Info("removing the rules of a gateway that did not end by itself", "table", i.cfg.Table)
+		return left.remove()
+	}
+	return nil
 }
 
 // openListeners finds out which families this host has and opens a listener for each, unless nothing is to be intercepted.

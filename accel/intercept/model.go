@@ -99,21 +99,25 @@ func newModel(cfg Config, listen4, listen6 netip.AddrPort) *model {
 	m := &model{cfg: cfg, keys: peerKeys(cfg.Peers)}
 	m.addSet(set{name: ownerSet, key: keyMark, comment: ownerComment})
 	pre := &chain{name: preroutingChain, base: true}
-	socketRule := rule{isTCP(), ofTransparentSocket(), setMark(cfg.DivertBit), accept()}
+	// What belongs to a socket of ours: its segments, and the errors about them, without which a server that cannot be reached would only
+	// time out and a smaller MTU behind a router of the LAN would never be found.
+	var socketRules []rule
+	for _, protocol := range []term{isTCP(), isICMP(), isICMPv6()} {
+		socketRules = append(socketRules, rule{protocol, ofTransparentSocket(), setMark(cfg.DivertBit), accept()})
+	}
 	if len(cfg.Interfaces) == 0 {
-		pre.rules = []rule{socketRule}
+		pre.rules = socketRules
 		m.chains = []*chain{pre}
 		return m
 	}
 	m.addSet(set{name: lanSet, key: keyInterface, ifaces: cfg.Interfaces})
 	m.addSet(set{name: probeSet, key: keyInterface})
-	pre.rules = []rule{
+	// The sockets after the listener: a SYN whose addresses and ports meet a socket in TIME_WAIT belongs to the listener, or the client
+	// would have to send it again.
+	pre.rules = append([]rule{
 		{fromInterface(probeSet), isSYN(), jumpTo(probeChain)},
 		{fromInterface(lanSet), isSYN(), jumpTo(synChain)},
-		// After the rule above: a SYN whose addresses and ports meet a socket in TIME_WAIT belongs to the listener, or the client
-		// would have to send it again.
-		socketRule,
-	}
+	}, socketRules...)
 	m.counters = append([]string{probeCounter}, reasons...)
 	var families []family
 	listeners := map[family]netip.AddrPort{}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -183,4 +184,40 @@ func (s *site) askLine(target string) (line string, err error) {
 		return err
 	})
 	return line, err
+}
+
+// Clients that never stop connecting: the rules that a killed process left still divert, and must not lead anybody to a listener
+// whose connections nobody takes yet. That also kept the first probe from arriving, and the process from starting.
+func TestProcessKilledAndStartedUnderLoad(t *testing.T) {
+	s := newSite(t)
+	s.serve(s.server, "server", target4, target6)
+	p := s.startProcess()
+	ctx, stop := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	for range 4 {
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				_ = s.client.Run(func() error { // some meet the process as it dies: how they end is not the point here
+					c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", target4)
+					if err != nil {
+						return err
+					}
+					defer c.Close()
+					_ = c.SetDeadline(time.Now().Add(time.Second))
+					_, err = c.Read(make([]byte, 1))
+					return err
+				})
+			}
+		})
+	}
+	for range 3 {
+		if err := p.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.Wait()
+		p = s.startProcess() // fails when the process does not say that it is ready
+	}
+	stop()
+	clients.Wait()
+	s.established(target4, "gateway")
 }

@@ -77,6 +77,17 @@ func lookup(set string) *expr.Lookup { return &expr.Lookup{SourceRegister: 1, Se
 // isTCP matches TCP.
 func isTCP() term { return term{text: "meta l4proto tcp", exprs: isTCPExprs()} }
 
+// isICMP and isICMPv6 match control messages. What follows of ofTransparentSocket looks at the packet that an error is about.
+func isICMP() term   { return isProtocol("icmp", unix.IPPROTO_ICMP) }
+func isICMPv6() term { return isProtocol("ipv6-icmp", unix.IPPROTO_ICMPV6) }
+
+func isProtocol(name string, number byte) term {
+	return term{text: "meta l4proto " + name, exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{number}},
+	}}
+}
+
 // isSYN matches the first packet of a TCP connection; the rule must have matched TCP already in its expressions.
 func isSYN() term {
 	// The flags are byte 13 of the TCP header: FIN 0x01, SYN 0x02, RST 0x04, ACK 0x10.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -169,6 +170,46 @@ func awaitHangup(c *net.TCPConn) error {
 		return true
 	})
 	return errors.Join(err, found)
+}
+
+// TestRefusedAndUnreachableServers: the client sees a reset within round trips, or, once that is known, the real answer.
+func TestRefusedAndUnreachableServers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testLink)
+	w.must(lab.Server, "nft", "add table inet firewall; add chain inet firewall input { type filter hook input priority 0; };"+
+		"add rule inet firewall input tcp dport 7912 reject with icmpx admin-prohibited")
+	w.serve("7913", echoServer)
+	eachFamily(t, func(t *testing.T, fam family) {
+		for _, c := range []struct {
+			name, port string
+			raw        []error // what the client sees on a bare link
+		}{
+			{"refused", "7911", []error{syscall.ECONNREFUSED}},
+			{"prohibited", "7912", []error{syscall.EHOSTUNREACH, syscall.EACCES}},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				conn, err := w.lab.Dial(w.ctx, lab.Client, "tcp", net.JoinHostPort(fam.server, c.port))
+				if err == nil {
+					defer conn.Close()
+					must(t, conn.SetReadDeadline(time.Now().Add(patience)))
+					_, err = conn.Read(make([]byte, 1))
+				}
+				ok := isReset(err)
+				for _, e := range c.raw {
+					ok = ok || errors.Is(err, e)
+				}
+				if !ok {
+					t.Errorf("the client saw %v", err)
+				}
+			})
+		}
+		if err := w.echo(fam.server, "7913", patience); err != nil {
+			t.Errorf("a server beside them: %v", err)
+		}
+	})
+	if w.metric(t, w.Near, `wanpair_flows_total{outcome="refused"}`) < 4 {
+		t.Error("the refusals are not counted")
+	}
 }
 
 // TestKeepAliveOnBothEdges looks at the sockets of both gateways: a bare link would have none, but a gateway must not keep a flow of
