@@ -10,6 +10,7 @@ type reportCmd struct {
 	JSON     string   `name:"json" placeholder:"FILE" help:"Write the rows of all files as one."`
 	HTML     string   `name:"html" placeholder:"FILE" help:"Write one page with pictures."`
 	Markdown string   `placeholder:"FILE" help:"Write the tables as a document."`
+	Note     []string `placeholder:"TEXT" help:"What readers should know of the measurement; may be given more than once."`
 }
 
 // Run reads, joins and writes.
@@ -22,5 +23,7 @@ func (c reportCmd) Run() error {
 		}
 		all = append(all, r)
 	}
-	return runCmd{JSON: c.JSON, HTML: c.HTML, Markdown: c.Markdown}.write(report.Merge(all...))
+	joined := report.Merge(all...)
+	joined.Notes = append(joined.Notes, c.Note...)
+	return runCmd{JSON: c.JSON, HTML: c.HTML, Markdown: c.Markdown}.write(joined)
 }
