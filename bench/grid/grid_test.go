@@ -150,10 +150,11 @@ func TestShown(t *testing.T) {
 			}
 		}
 	}
-	text := rep.Text()
-	for _, want := range []string{"FAILED: the near gateway", "NOT REACHED", "reached", "93.0"} {
-		if !strings.Contains(text, want) {
-			t.Errorf("no %q in\n%s", want, text)
+	for _, text := range []string{rep.Text(), rep.Markdown()} {
+		for _, want := range []string{"FAILED: the near gateway", "NOT REACHED", "reached", "93.0", "wanpair <1>"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("no %q in\n%s", want, text)
+			}
 		}
 	}
 }
@@ -226,5 +227,33 @@ func TestRun(t *testing.T) {
 		if (r.CPUSecondsPerGB > 0) != (r.Column == "wanpair") {
 			t.Errorf("%v: %g CPU seconds per GB", r.Point, r.CPUSecondsPerGB)
 		}
+	}
+}
+
+// TestKinds cuts a link, asks small requests and lets two flows of the kernel compete, all without gateways.
+func TestKinds(t *testing.T) {
+	labtest.Require(t)
+	link := Point{RateMbit: 50, RTTMillis: 20, QueueBDP: 1, Flows: 1, Column: "direct-reno", Seconds: 1}
+	cut, latency, fair := link, link, link
+	cut.Kind, cut.CutSeconds = Cut, 1
+	latency.Kind = Latency
+	fair.Kind, fair.Beside = Fairness, "reno"
+	rep, err := Run(t.Context(), Plan{Points: []Point{cut, latency, fair}, Seed: 1, Tries: 1, StallShare: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rep.Results {
+		if r.Failure != "" || len(r.Series) == 0 {
+			t.Errorf("%v: failure %q, %d points", r.Point, r.Failure, len(r.Series))
+		}
+	}
+	if r := rep.Results[0]; r.ResumeSeconds <= 0 || r.HeldSeconds <= 0 || r.SilentSeconds <= 0 || r.HalfBits <= 0 {
+		t.Errorf("cut: %+v", r)
+	}
+	if r := rep.Results[1]; r.Idle == nil || r.Busy == nil || r.Idle.MedianMillis < 19.5 || r.Idle.Count < 10 || r.Busy.Count < 3 {
+		t.Errorf("latency: idle %v, busy %v", r.Idle, r.Busy)
+	}
+	if r := rep.Results[2]; r.BesideBits <= 0 || r.MeanBits <= 0 || r.Share <= 0 || r.Share >= 1 {
+		t.Errorf("fairness: %+v", r)
 	}
 }

@@ -105,3 +105,34 @@ func (r *Report) facts() []string {
 		"both gateways, client, server and the link's emulator share the machine",
 	}, r.Notes...)
 }
+
+// Markdown writes the facts, the figures and all results as tables of a document.
+func (r *Report) Markdown() string {
+	var b strings.Builder
+	for _, fact := range r.facts() {
+		fmt.Fprintf(&b, "- %s\n", fact)
+	}
+	row := func(cells []string) {
+		b.WriteString("|")
+		for _, cell := range cells {
+			fmt.Fprintf(&b, " %s |", strings.ReplaceAll(cell, "|", `\|`))
+		}
+		b.WriteString("\n")
+	}
+	table := func(head []string) {
+		b.WriteString("\n")
+		row(head)
+		b.WriteString(strings.Repeat("|---", len(head)) + "|\n")
+	}
+	table([]string{"point", "figure", "asked for", "measured", ""})
+	for i := range r.Results {
+		for _, f := range r.Results[i].Figures(r.Results) {
+			row([]string{r.Results[i].String(), f.Name, f.Asked, f.Measured, verdict(f.Met)})
+		}
+	}
+	table(head())
+	for i := range r.Results {
+		row(r.Results[i].cells())
+	}
+	return b.String()
+}

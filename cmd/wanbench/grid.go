@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,22 +20,23 @@ import (
 
 // gridCmd measures the tunnel beside the kernel's TCP over a grid of links.
 type gridCmd struct {
-	Preset  []string `placeholder:"NAME" help:"Named sets of points: quick, table, lanes, latency, cut, fairness; several are measured in one run. Without any and without --rates: quick."`
-	Rates   []string `placeholder:"RATE" help:"Rates of a grid of your own, such as 20mbit,1gbit."`
-	RTTs    []string `name:"rtts" default:"100ms" help:"Its round trips."`
-	Losses  []string `default:"0%" help:"Its losses, in both directions; 1%/4 is 1 % in bursts of 4 packets on average."`
-	Queues  []string `default:"1" help:"Its queues in bandwidth-delay products."`
-	Flows   []int    `default:"1" help:"Its numbers of flows."`
-	Columns []string `placeholder:"NAME" help:"Ways to carry the bytes: wanpair, wanpair-1-lane, wanpair-no-governor(-1-lane, -8-lanes), direct-cubic, direct-reno, direct-bbr, direct-cubic-128m, direct-bbr-128m. Default: wanpair,direct-cubic,direct-bbr, or those of the preset."`
-	Seconds float64  `help:"How long bulk flows run; default 15, or what the preset takes."`
-	Tries   int      `default:"3" help:"How often a point is measured at most while the link is not exact."`
-	Stalls  float64  `default:"0.2" placeholder:"PERCENT" help:"Share of its time that the link's emulator may have stood still for a run to count, in per cent."`
-	Seed    uint64   `default:"1" help:"Of the link's loss."`
-	Binary  string   `placeholder:"FILE" help:"The wanpair binary; default: beside this one."`
-	JSON    string   `name:"json" placeholder:"FILE" help:"Write the results; FILE.state lets an interrupted run go on."`
-	HTML    string   `name:"html" placeholder:"FILE" help:"Write one page with pictures."`
-	State   string   `placeholder:"FILE" help:"The file that lets an interrupted run go on, if not FILE.state of --json."`
-	Keep    string   `placeholder:"DIR" help:"Keep the gateways' configurations and logs."`
+	Preset   []string `placeholder:"NAME" help:"Named sets of points: quick, table, lanes, latency, cut, fairness, or all of them; several are measured in one run. Without any and without --rates: quick."`
+	Rates    []string `placeholder:"RATE" help:"Rates of a grid of your own, such as 20mbit,1gbit."`
+	RTTs     []string `name:"rtts" default:"100ms" help:"Its round trips."`
+	Losses   []string `default:"0%" help:"Its losses, in both directions; 1%/4 is 1 % in bursts of 4 packets on average."`
+	Queues   []string `default:"1" help:"Its queues in bandwidth-delay products."`
+	Flows    []int    `default:"1" help:"Its numbers of flows."`
+	Columns  []string `placeholder:"NAME" help:"Ways to carry the bytes: wanpair, wanpair-1-lane, wanpair-no-governor(-1-lane, -8-lanes), direct-cubic, direct-reno, direct-bbr, direct-cubic-128m, direct-bbr-128m. Default: wanpair,direct-cubic,direct-bbr, or those of the preset."`
+	Seconds  float64  `help:"How long bulk flows run; default 15, or what the preset takes."`
+	Tries    int      `default:"3" help:"How often a point is measured at most while the link is not exact."`
+	Stalls   float64  `default:"0.2" placeholder:"PERCENT" help:"Share of its time that the link's emulator may have stood still for a run to count, in per cent."`
+	Seed     uint64   `default:"1" help:"Of the link's loss."`
+	Binary   string   `placeholder:"FILE" help:"The wanpair binary; default: beside this one."`
+	JSON     string   `name:"json" placeholder:"FILE" help:"Write the results; FILE.state lets an interrupted run go on."`
+	HTML     string   `name:"html" placeholder:"FILE" help:"Write one page with pictures."`
+	Markdown string   `placeholder:"FILE" help:"Write the tables as a document."`
+	State    string   `placeholder:"FILE" help:"The file that lets an interrupted run go on, if not FILE.state of --json."`
+	Keep     string   `placeholder:"DIR" help:"Keep the gateways' configurations and logs."`
 }
 
 // Run measures, prints each result when it is there, then the table, and writes what was asked for.
@@ -81,6 +83,9 @@ func (c gridCmd) Run() error {
 		}
 		faults = append(faults, err)
 	}
+	if c.Markdown != "" {
+		faults = append(faults, report.WriteFile(c.Markdown, []byte(result.Markdown())))
+	}
 	_, err = fmt.Print(result.Text())
 	return errors.Join(append(faults, err)...)
 }
@@ -101,6 +106,9 @@ func (c gridCmd) plan() (grid.Plan, error) {
 	}
 	if len(c.Preset) == 0 && len(c.Rates) == 0 {
 		c.Preset = []string{"quick"}
+	}
+	if slices.Equal(c.Preset, []string{"all"}) {
+		c.Preset = grid.Presets()
 	}
 	for _, name := range c.Preset {
 		points, err := grid.Preset(name, c.Seconds, c.Columns)
