@@ -127,6 +127,7 @@ func (w *world) run() {
 	if !restarts {
 		w.settled(sa, sb)
 	}
+	<-w.calm // a restart in work still changes the ends
 	close(w.quit)
 	w.a.Stop()
 	w.b.Stop()

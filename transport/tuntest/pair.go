@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"time"
 
 	"wanpair/transport"
 )
@@ -88,8 +89,14 @@ func (e *End) Stop() {
 	e.wg.Wait()
 }
 
-// Session waits for the next session that begins on this end.
-func (e *End) Session() *transport.Session { return <-e.sessions }
+// Session waits for the next session that begins on this end and has its first lane, or has lost it again.
+func (e *End) Session() *transport.Session {
+	s := <-e.sessions
+	for deadline := time.Now().Add(5 * time.Second); !s.Up() && s.Err() == nil && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond) // OnSession comes before the lane is attached
+	}
+	return s
+}
 
 // AddLane connects one more lane and serves it on both ends. dialedByA says
 // which end says hello first.
