@@ -146,3 +146,35 @@ func TestParseDrops(t *testing.T) {
 		}
 	}
 }
+
+func TestSeries(t *testing.T) {
+	got := series(steady(1e6, time.Second), 2*time.Second, total)
+	if len(got) != 8 || got[0] != (Rate{Seconds: 0.25}) || got[7].Seconds != 2 {
+		t.Fatalf("series %v", got)
+	}
+	near(t, "last rate", got[7].Bits, 8e6, 1)
+}
+
+// TestReceivedGrows checks that what had arrived never shrinks over time and ends at the last count.
+func TestReceivedGrows(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var samples []sample
+		var last sample
+		for range rapid.IntRange(1, 30).Draw(t, "samples") {
+			last.at += time.Duration(rapid.Int64Range(1, 1e9).Draw(t, "pause"))
+			last.total += rapid.Int64Range(0, 1e9).Draw(t, "bytes")
+			samples = append(samples, last)
+		}
+		before := 0.0
+		for at := time.Duration(0); at <= last.at; at += max(1, last.at/97) {
+			now := received(samples, at, total)
+			if now < before-1e-6 || now > float64(last.total) {
+				t.Fatalf("%g bytes at %v, %g before, %d in the end", now, at, before, last.total)
+			}
+			before = now
+		}
+		if got := received(samples, last.at, total); got != float64(last.total) {
+			t.Fatalf("%g bytes in the end, want %d", got, last.total)
+		}
+	})
+}

@@ -164,12 +164,17 @@ func dial(ctx context.Context, l *lab.Lab, port int, what byte, number uint64) (
 		return nil, err
 	}
 	tcp := conn.(*net.TCPConn)
-	request := binary.BigEndian.AppendUint64([]byte{what}, number)
-	if _, err := tcp.Write(request); err != nil {
+	if err := ask(tcp, what, number); err != nil {
 		abandon(tcp)
 		return nil, err
 	}
 	return tcp, nil
+}
+
+// ask sends the request that a connection begins with.
+func ask(conn *net.TCPConn, what byte, number uint64) error {
+	_, err := conn.Write(binary.BigEndian.AppendUint64([]byte{what}, number))
+	return err
 }
 
 // flow receives one stream and compares it.
@@ -188,9 +193,14 @@ func newFlow(ctx context.Context, l *lab.Lab, port int, number uint64) (*flow, e
 	if err != nil {
 		return nil, err
 	}
+	return follow(conn, number), nil
+}
+
+// follow receives a stream that was asked for.
+func follow(conn *net.TCPConn, number uint64) *flow {
 	f := &flow{conn: conn, done: make(chan struct{})}
 	go f.receive(number)
-	return f, nil
+	return f
 }
 
 func (f *flow) receive(number uint64) {
