@@ -51,7 +51,8 @@ func (e *Endpoint) keepLane(ctx context.Context, tr *quic.Transport, p *peer, i 
 			return
 		}
 		var le *transport.LaneError
-		if errors.As(err, &le) && le.Code == transport.LaneRefused {
+		_, restarted := errors.AsType[*quic.StatelessResetError](err)
+		if restarted || errors.As(err, &le) && le.Code == transport.LaneRefused {
 			pause(ctx, quickRedial+rand.N(quickRedial))
 			continue
 		}

@@ -164,7 +164,7 @@ func (e *Endpoint) Close() error { return e.conn.Close() }
 // Run accepts and dials lanes until ctx ends, and returns when all of them have
 // ended. It does not run the peers' links.
 func (e *Endpoint) Run(ctx context.Context) error {
-	tr := &quic.Transport{Conn: e.conn, ConnContext: e.watch}
+	tr := &quic.Transport{Conn: e.conn, ConnContext: e.watch, StatelessResetKey: resetKey(e.cfg.PrivateKey)}
 	ln, err := tr.Listen(e.serverTLS(), e.listenConfig(packetBytes))
 	if err != nil {
 		_ = e.conn.Close()

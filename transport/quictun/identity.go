@@ -2,7 +2,9 @@ package quictun
 
 import (
 	"crypto/ed25519"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,6 +13,8 @@ import (
 	"fmt"
 	"math/big"
 	"time"
+
+	"github.com/quic-go/quic-go"
 )
 
 // ALPN is the application protocol of every lane.
@@ -41,6 +45,18 @@ func selfSigned(key ed25519.PrivateKey) (tls.Certificate, error) {
 		return tls.Certificate{}, fmt.Errorf("quictun: make certificate: %w", err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}
+
+// resetKey is the key of our stateless resets (RFC 9000, 10.3). It follows from the private key, so that a process that was started again
+// after a crash can tell the peer at once that the connections of the one before are no more; the peer would otherwise find out by
+// waiting. Only the listening socket uses it: were it in use at two addresses, one could be asked to reset the other's connections
+// (RFC 9000, 21.11).
+func resetKey(key ed25519.PrivateKey) *quic.StatelessResetKey {
+	derived, err := hkdf.Key(sha256.New, key.Seed(), nil, "wanpair stateless reset", len(quic.StatelessResetKey{}))
+	if err != nil {
+		panic(err) // the length is a constant within what HKDF gives
+	}
+	return (*quic.StatelessResetKey)(derived)
 }
 
 // pin is the SubjectPublicKeyInfo a peer may present.

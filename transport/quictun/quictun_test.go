@@ -39,10 +39,16 @@ type side struct {
 // startSide starts a gateway with key that knows one peer.
 func startSide(t *testing.T, name string, key ed25519.PrivateKey, peer ed25519.PublicKey, endpoints []string, lanes int) *side {
 	t.Helper()
+	return startSideAt(t, "127.0.0.1:0", name, key, peer, endpoints, lanes)
+}
+
+// startSideAt is startSide at an address of its own.
+func startSideAt(t *testing.T, listen, name string, key ed25519.PrivateKey, peer ed25519.PublicKey, endpoints []string, lanes int) *side {
+	t.Helper()
 	cfg := tuntest.Config(name)
 	s := &side{End: tuntest.NewEnd(t, cfg)}
 	ep, err := Listen(Config{
-		PrivateKey: key, Listen: "127.0.0.1:0", Lanes: lanes, Log: slog.New(slog.DiscardHandler),
+		PrivateKey: key, Listen: listen, Lanes: lanes, Log: slog.New(slog.DiscardHandler),
 		Peers: []Peer{{Name: "peer of " + name, PublicKeys: []ed25519.PublicKey{peer}, Endpoints: endpoints, Link: s.Link}},
 	})
 	if err != nil {
@@ -116,6 +122,19 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("timed out: %s", what)
 		}
 	}
+}
+
+// A gateway that crashed and is back tells its peer that the old connections are gone: nobody waits for them to time out.
+func TestRestartedListenerResetsOldLanes(t *testing.T) {
+	ka, kb := testKey(1), testKey(2)
+	b := startSide(t, "b", kb, public(ka), nil, 1)
+	address := b.ep.Addr().String()
+	a := startSide(t, "a", ka, public(kb), []string{address}, 1)
+	tuntest.Flow(t, a.Session(), b.Session())
+	_ = b.ep.conn.Close() // no word to the peer, as when a process is killed
+	startSideAt(t, address, "b", kb, public(ka), nil, 1)
+	waitFor(t, "a reset of the old lane", func() bool { return strings.Contains(a.Link.Stats().LastError, "stateless reset") })
+	waitFor(t, "a new lane", func() bool { return a.Link.Stats().State == transport.StateUp })
 }
 
 func TestUnknownKey(t *testing.T) {
