@@ -3,6 +3,7 @@ package chaos
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 )
@@ -118,7 +119,9 @@ const maxAlike = 12
 func (a *account) find(topic, format string, args ...any) Finding {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	f := Finding{time.Since(a.began), a.fault, topic + ": " + fmt.Sprintf(format, args...)}
+	text := strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " ")
+	const longest = 600
+	f := Finding{time.Since(a.began), a.fault, topic + ": " + text[:min(len(text), longest)]}
 	a.suppressed[topic]++
 	if a.suppressed[topic] <= maxAlike {
 		a.findings = append(a.findings, f)

@@ -166,7 +166,7 @@ func (r *Result) take(c *campaign) {
 	}
 	if p := c.prober; p != nil {
 		p.mu.Lock()
-		r.Probes = map[string]int{"raw": p.raw, "accelerated": p.accel, "lost": p.lost}
+		r.Probes = map[string]int{"raw": p.raw + c.earlier["raw"], "accelerated": p.accel + c.earlier["accelerated"], "lost": p.lost + c.earlier["lost"]}
 		p.mu.Unlock()
 	}
 }

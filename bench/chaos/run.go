@@ -44,9 +44,11 @@ type campaign struct {
 	programs *programs
 	inject   *injector
 	result   *Result
+	earlier  map[string]int // probes before an interruption
 
 	mu        sync.Mutex
 	condition string // of the link; empty: calm
+	seen      string // the latest one since the fault began, also when it is over
 }
 
 // Run runs a campaign. The result is there also with an error, as far as it came. A violation gives an error that wraps ErrViolation.
@@ -62,7 +64,7 @@ func Run(ctx context.Context, plan Plan) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &campaign{plan: plan, result: result}
+	c := &campaign{plan: plan, result: result, earlier: result.Probes}
 	err = c.run(ctx)
 	return c.result, err
 }
@@ -280,23 +282,33 @@ func (c *campaign) conditions(ctx context.Context, kinds []kind) {
 
 func (c *campaign) setCondition(name, words string) {
 	c.mu.Lock()
-	c.condition = strings.TrimPrefix(words, "both ")
+	if c.condition = strings.TrimPrefix(words, "both "); words != "" {
+		c.seen = c.condition
+	}
 	c.mu.Unlock()
 	if name != "" {
 		c.log("condition: %s", words)
 	}
 }
 
-func (c *campaign) linkCondition() string {
+// watchCondition begins to note conditions of the link, seenCondition is the latest one since then.
+func (c *campaign) watchCondition() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.condition
+	c.seen = c.condition
+}
+
+func (c *campaign) seenCondition() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seen
 }
 
 // fault makes one fault, repairs it, and watches new connections until they are accelerated again.
 func (c *campaign) fault(ctx context.Context, e Event) {
 	name := e.Name()
-	record := FaultRecord{Event: e, At: time.Since(c.account.began), Condition: c.linkCondition()}
+	record := FaultRecord{Event: e, At: time.Since(c.account.began)}
+	c.watchCondition()
 	c.account.begin(name)
 	defer c.account.heal()
 	c.say(name, int(time.Since(c.account.began).Seconds()))
@@ -316,9 +328,6 @@ func (c *campaign) fault(ctx context.Context, e Event) {
 		record.Took = time.Since(injected)
 	}
 	pause(ctx, e.Hold)
-	if other := c.linkCondition(); record.Condition == "" {
-		record.Condition = other
-	}
 	repaired := time.Now()
 	if err := repair(); err != nil {
 		c.account.find("harness", "repair %s: %v", name, err)
@@ -331,6 +340,7 @@ func (c *campaign) fault(ctx context.Context, e Event) {
 			break
 		}
 	}
+	record.Condition = c.seenCondition()
 	probes := c.prober.since(injected)
 	record.PassedAfter, record.Passed = passedAfter(probes, injected, repaired.Add(record.AcceleratedAfter))
 	record.Probes = len(probes)
