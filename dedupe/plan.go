@@ -20,7 +20,7 @@ const (
 	// MaxSizeBytes keeps a live log below the 2^40 positions an index entry can tell apart.
 	MaxSizeBytes = 1 << 40
 
-	// MaxOpenBlocks is the most blocks of one log that are being filled at a time (protocol B1, DESIGN limit).
+	// MaxOpenBlocks is the most blocks of one log that are being filled at a time (protocol B1).
 	MaxOpenBlocks = 256
 	// epochsPerCache and maxEpochBytes: what is dropped at once is a 32nd of the cache and never more than 32 GiB.
 	epochsPerCache = 32
