@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -108,7 +109,7 @@ func Open(cfg Config) (*Codec, error) {
 	}
 	c.store, err = history.Open(history.Config{
 		Dir: cfg.Dir, SizeBytes: cfg.SizeBytes, HotBytes: hot, BlocksPerEpoch: c.plan.blocksPerEpoch,
-		Writer: c.writer.instance, Lost: c.lost,
+		Writer: c.writer.instance, Lost: c.strike,
 	})
 	if err != nil {
 		c.pool.Close()
@@ -180,16 +181,12 @@ func (c *Codec) Close() error {
 	return err
 }
 
-// lost is told by the store of a block it no longer has.
-func (c *Codec) lost(k history.Key) {
-	c.strike(k.Log, []uint64{k.Number})
-}
-
-// strike gives up blocks of a log on this side and tells the other side: RETRACT for its log, SEAL at 0 for ours.
+// strike gives up blocks of a log, a list that it may sort, on this side and tells the other side: RETRACT for its log, SEAL at 0 for ours.
 func (c *Codec) strike(log uint8, blocks []uint64) {
 	if len(blocks) == 0 {
 		return
 	}
+	slices.Sort(blocks)
 	l := &c.logs[log]
 	retract := token.Message{Kind: token.KindRetract}
 	for _, b := range blocks {

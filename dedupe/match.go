@@ -84,7 +84,7 @@ func (v *view) lookup(log uint8, number uint64) *slot {
 	}
 	b := v.c.store.Get(s.key)
 	if b == nil {
-		v.c.lost(s.key)
+		v.c.strike(log, []uint64{number})
 		return s
 	}
 	data := b.Bytes()

@@ -13,9 +13,17 @@ type side struct {
 	inbox [][]byte
 }
 
+// tester is what testing.T and rapid.T have in common.
+type tester interface {
+	Helper()
+	Error(args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // pair is two codecs joined by an in-memory message pipe.
 type pair struct {
-	t    testing.TB
+	t    tester
 	a, b *side
 	flow uint64
 }
@@ -27,10 +35,16 @@ func testConfig(dir string) Config {
 
 // newPair opens both sides and lets them begin a session.
 func newPair(t testing.TB, a, b Config) *pair {
+	p := newQuietPair(t, a, b)
+	t.Cleanup(func() { p.shut(p.a); p.shut(p.b) })
+	return p
+}
+
+// newQuietPair is newPair for a test that closes both sides itself.
+func newQuietPair(t tester, a, b Config) *pair {
 	p := &pair{t: t, a: &side{cfg: a}, b: &side{cfg: b}}
 	p.open(p.a)
 	p.open(p.b)
-	t.Cleanup(func() { p.shut(p.a); p.shut(p.b) })
 	p.begin()
 	return p
 }

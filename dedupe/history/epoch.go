@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -58,7 +59,7 @@ func (e *epoch) covers(number uint64) bool { return number >= e.first && number-
 // options returns the settings of the epoch's database.
 func (e *epoch) options() badger.Options {
 	bytes := int64(e.count) * (BlockBytes + 1024)
-	return badger.DefaultOptions(filepath.Join(e.dir, "blocks")).
+	return badger.DefaultOptions(e.database()).
 		WithLogger(nil).
 		WithMetricsEnabled(false).
 		WithSyncWrites(false).
@@ -69,37 +70,52 @@ func (e *epoch) options() badger.Options {
 		WithIndexCacheSize(0).
 		WithMemTableSize(memTableBytes).
 		WithNumMemtables(1).
-		WithNumCompactors(2).
+		WithNumCompactors(0). // nothing is ever overwritten; a table per restart is all there is
+		WithNumLevelZeroTables(1 << 20).
+		WithNumLevelZeroTablesStall(1 << 21).
 		WithValueThreshold(512).
 		WithValueLogFileSize(min(max(bytes, 4<<20), 512<<20))
 }
 
+// database is the directory of the epoch's Badger database.
+func (e *epoch) database() string { return filepath.Join(e.dir, "blocks") }
+
 // open makes the database usable. A database that does not open is tried once more and then thrown away: Badger can leave a state behind
-// that its Open refuses for ever (issue 2207), and a cold epoch is cheaper than an error.
-func (e *epoch) open() (*badger.DB, error) {
+// that its Open refuses for ever (issue 2207), and a cold epoch is cheaper than an error. gone are the blocks that were thrown away with it.
+func (e *epoch) open() (db *badger.DB, gone map[uint64]int, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.gone {
-		return nil, os.ErrNotExist
+		return nil, nil, os.ErrNotExist
 	}
 	if e.db != nil {
-		return e.db, nil
+		return e.db, nil, nil
 	}
 	opt := e.options()
-	db, err := openBadger(opt)
-	if err != nil {
-		db, err = openBadger(opt)
-	}
-	if err != nil {
-		if err = os.RemoveAll(opt.Dir); err == nil {
+	err = ErrDamaged
+	if mayOpen(e.dir, opt.Dir) {
+		_ = os.Remove(filepath.Join(opt.Dir, "DISCARD")) // counts for a collection of garbage that is never made; mapped, so better not there
+		if db, err = openBadger(opt); err != nil {
 			db, err = openBadger(opt)
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("epoch %s: %w", e.name(), err)
+		gone, _ = e.lengths() // without a list nothing was held
+		if err = e.clear(); err == nil {
+			db, err = openBadger(opt)
+		}
+	}
+	if err != nil {
+		return nil, gone, fmt.Errorf("epoch %s: %w", e.name(), err)
 	}
 	e.db = db
-	return db, nil
+	return db, gone, nil
+}
+
+// clear empties the epoch: database, lists and notes.
+func (e *epoch) clear() error {
+	err := e.closeLocked()
+	return errors.Join(err, os.RemoveAll(e.dir), os.MkdirAll(e.dir, 0o700))
 }
 
 // openBadger opens a database; a panic over damaged files is an error like any other.
@@ -127,20 +143,26 @@ func blockKey(log uint8, number uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{log}, number)
 }
 
-// read returns a block's bytes in a slice of their own.
-func (e *epoch) read(number uint64) (data []byte, next uint64, err error) {
+// read returns a block's bytes in a slice of their own. gone is as in open.
+func (e *epoch) read(number uint64) (data []byte, next uint64, gone map[uint64]int, err error) {
 	e.mu.RLock()
 	if e.db == nil {
 		e.mu.RUnlock()
-		if _, err := e.open(); err != nil {
-			return nil, 0, err
+		if _, gone, err = e.open(); err != nil {
+			return nil, 0, gone, err
 		}
 		e.mu.RLock()
 	}
 	defer e.mu.RUnlock()
 	if e.db == nil {
-		return nil, 0, os.ErrNotExist
+		return nil, 0, gone, os.ErrNotExist
 	}
+	data, next, err = e.get(number)
+	return data, next, gone, err
+}
+
+// get reads a block from the open database.
+func (e *epoch) get(number uint64) (data []byte, next uint64, err error) {
 	defer guard(&err)()
 	txn := e.db.NewTransaction(false)
 	defer txn.Discard()
@@ -159,24 +181,24 @@ func (e *epoch) read(number uint64) (data []byte, next uint64, err error) {
 	return data, next, err
 }
 
-// write stores a block and its lists.
-func (e *epoch) write(number uint64, rec []byte, length int, packed []uint64) (err error) {
-	db, err := e.open()
+// write stores a block and its lists. gone is as in open.
+func (e *epoch) write(number uint64, rec []byte, length int, packed []uint64) (gone map[uint64]int, err error) {
+	db, gone, err := e.open()
 	if err != nil {
-		return err
+		return gone, err
 	}
 	if err := e.openLists(); err != nil {
-		return err
+		return gone, err
 	}
 	if err := put(db, blockKey(e.log, number), rec); err != nil {
-		return err
+		return gone, err
 	}
 	if len(packed) > 0 {
 		if _, err := e.anchors.Write(appendAnchors(nil, number, packed)); err != nil {
-			return err
+			return gone, err
 		}
 	}
-	return e.note(number, length)
+	return gone, e.note(number, length)
 }
 
 // put commits one value.
@@ -334,16 +356,40 @@ func (e *epoch) closeLocked() (err error) {
 		}
 	}
 	if e.db != nil {
-		err = errors.Join(err, closeBadger(e.db))
+		closed := closeBadger(e.db, e.database())
 		e.db = nil
+		if closed == nil {
+			closed = writeSums(e.dir, e.options().Dir)
+		}
+		err = errors.Join(err, closed)
 	}
 	return err
 }
 
-func closeBadger(db *badger.DB) (err error) {
-	defer guard(&err)()
-	return db.Close()
+// closeWait is how long a database may take to write its memory table.
+const closeWait = 10 * time.Second
+
+// closeBadger closes a database. Badger tries for ever to write its memory table, so its directory is made again when somebody removed it, and
+// on a disk that takes nothing more the database is left to itself: nobody uses it any more, and the next opening finds its write-ahead log.
+func closeBadger(db *badger.DB, dir string) error {
+	_ = os.MkdirAll(dir, 0o700)
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		defer func() { done <- err }()
+		defer guard(&err)()
+		err = db.Close()
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(closeWait):
+		return errCloseWait
+	}
 }
+
+// errCloseWait is what closing a database that cannot be written returns.
+var errCloseWait = errors.New("the database could not be written and was abandoned")
 
 // remove deletes the epoch.
 func (e *epoch) remove() error {

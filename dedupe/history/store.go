@@ -14,6 +14,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,8 +38,8 @@ type Config struct {
 	HotBytes       int64  // sealed blocks in memory
 	BlocksPerEpoch uint64
 	Writer         uint64 // instance of this process, stored with every block
-	// Lost is told of blocks that were held and are no more; it is called without locks, from any goroutine.
-	Lost func(Key)
+	// Lost is told of blocks of one log that were held and are no more; it is called without locks, from any goroutine.
+	Lost func(log uint8, blocks []uint64)
 }
 
 // ErrLocked is returned by Open when another process uses the directory.
@@ -87,7 +88,7 @@ const readAhead = 4
 // Open opens or creates the store.
 func Open(cfg Config) (*Store, error) {
 	if cfg.Lost == nil {
-		cfg.Lost = func(Key) {}
+		cfg.Lost = func(uint8, []uint64) {}
 	}
 	cfg.BlocksPerEpoch = min(max(cfg.BlocksPerEpoch, 1), maxBlocksSanity)
 	s := &Store{cfg: cfg, hot: newHot(cfg.HotBytes), fetch: make(chan Key, 64), quit: make(chan struct{}), loads: map[Key]*load{}}
@@ -127,7 +128,7 @@ func (s *Store) scan() {
 		e.dir = s.path(d.Name())
 		e.id = s.logs[e.log].ID
 		end := (e.first + e.count) << BlockShift
-		if !ok || e.id == (LogID{}) || end <= s.logs[e.log].Tail || s.overlaps(e) {
+		if !ok || e.id == (LogID{}) || end <= s.logs[e.log].Tail || s.overlaps(e) || !mayOpen(e.dir, e.database()) {
 			_ = os.RemoveAll(e.dir) // what stays counts against nothing and is tried again at the next start
 			continue
 		}
@@ -269,7 +270,8 @@ func (s *Store) load(k Key) *Block {
 	s.loads[k] = l
 	s.mu.Unlock()
 
-	data, next, err := e.read(k.Number)
+	data, next, gone, err := e.read(k.Number)
+	s.emptied(e, gone)
 	if err == nil {
 		b := &Block{Key: k}
 		b.buf.Store(&data)
@@ -292,9 +294,27 @@ func (s *Store) load(k Key) *Block {
 	return l.block
 }
 
+// emptied reports the blocks that an epoch lost when its database did not open.
+func (s *Store) emptied(e *epoch, blocks map[uint64]int) {
+	if len(blocks) == 0 {
+		return
+	}
+	s.Failed.Add(int64(len(blocks)))
+	lost := slices.Collect(maps.Keys(blocks))
+	s.cfg.Lost(e.log, lost)
+}
+
 func (s *Store) report(lost []Key) {
-	for _, k := range lost {
-		s.cfg.Lost(k)
+	for log := range uint8(2) {
+		var blocks []uint64
+		for _, k := range lost {
+			if k.Log == log {
+				blocks = append(blocks, k.Number)
+			}
+		}
+		if len(blocks) > 0 {
+			s.cfg.Lost(log, blocks)
+		}
 	}
 }
 
@@ -393,7 +413,9 @@ func (s *Store) write(b *Block) {
 	if e := s.epochFor(b.Key); e != nil {
 		data := b.Bytes()
 		rec := appendBlock(make([]byte, 0, blockHeader+len(data)), e.id, s.cfg.Writer, b.Number, b.next.Load(), data)
-		if err := e.write(b.Number, rec, len(data), packed); err == nil {
+		gone, err := e.write(b.Number, rec, len(data), packed)
+		s.emptied(e, gone)
+		if err == nil {
 			to = evictable
 			s.Writes.Add(1)
 			s.disk.Add(int64(len(rec) + 64 + 8*len(packed) + anchorHeader + metaRecord))
@@ -578,14 +600,15 @@ func (s *Store) Close() error {
 	s.cond.Broadcast()
 	s.wait.Wait()
 	s.saveState()
-	var err error
 	for _, list := range s.epochs {
 		for _, e := range list {
-			err = errors.Join(err, e.close())
+			if err := e.close(); err != nil {
+				s.Failed.Add(1) // files that vanished or cannot be written: found out at the next start
+			}
 		}
 	}
 	if s.lock != nil {
-		err = errors.Join(err, s.lock.Close())
+		return s.lock.Close()
 	}
-	return err
+	return nil
 }
