@@ -179,8 +179,16 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 			return nil
 		}
 	})
+	// What the rules brought here is taken longer than that: until diverting has stopped.
+	taking, stopTaking := context.WithCancel(running)
+	defer stopTaking()
+	var taken sync.WaitGroup
 	if g.intercept != nil {
-		accepting.Go(func() error { return g.acceptIntercepted(acceptCtx, running) })
+		taken.Add(1)
+		lasting.Go(func() error {
+			defer taken.Done()
+			return g.acceptIntercepted(taking, running)
+		})
 	}
 	for _, l := range g.local {
 		accepting.Go(func() error { return g.acceptLocal(acceptCtx, running, l) })
@@ -190,7 +198,7 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 		err = nil
 	}
 	err = errors.Join(err, g.closeLocal())
-	g.drain()
+	g.drain(running, func() { stopTaking(); taken.Wait() })
 	if g.intercept != nil {
 		settling, cancel := context.WithTimeout(running, settleTimeout)
 		if err := g.intercept.Settle(settling); err != nil {
@@ -203,8 +211,8 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	return errors.Join(err, lasting.Wait())
 }
 
-// drain waits for running flows, then resets what is left.
-func (g *Gateway) drain() {
+// drain waits for running flows, then resets what is left. stopTaking ends the taking of intercepted connections.
+func (g *Gateway) drain(ctx context.Context, stopTaking func()) {
 	g.draining.Store(true)
 	g.events.Add(stats.EventStopping, "", "the gateway stops: no new connections, running ones may end")
 	if g.intercept != nil {
@@ -215,6 +223,8 @@ func (g *Gateway) drain() {
 	for _, p := range g.peers {
 		p.Drain("the gateway stops")
 	}
+	pause(ctx, g.lastCall())
+	stopTaking()
 	if n := g.flows.count(); n > 0 {
 		g.log.Info("draining", "flows", n, "timeout", drainTimeout)
 	}
@@ -241,6 +251,22 @@ func (g *Gateway) drain() {
 		}
 	}
 	g.serving.Wait()
+}
+
+// lastCall is how long flows can still begin after this side said that it stops: connections that wait to be accepted, and flows that the
+// peers opened before they heard of it.
+func (g *Gateway) lastCall() time.Duration {
+	const accepting, longest = 100 * time.Millisecond, 2 * time.Second
+	var wait time.Duration
+	if g.intercept != nil {
+		wait = accepting
+	}
+	for _, p := range g.peers {
+		if p.State() != peer.Down {
+			wait = max(wait, accepting+2*p.EchoRTT())
+		}
+	}
+	return min(wait, longest)
 }
 
 // Close closes the listeners of a gateway that is never run.
