@@ -118,8 +118,11 @@ func digits(v float64) string {
 	if v == 0 {
 		return "0"
 	}
-	before := int(math.Floor(math.Log10(math.Abs(v)))) + 1
-	return fmt.Sprintf("%.*f", max(0, significant-before), v)
+	before := func(v float64) int { return int(math.Floor(math.Log10(math.Abs(v)))) + 1 }
+	behind := significant - before(v)
+	scale := math.Pow10(behind)
+	behind = significant - before(math.Round(v*scale)/scale) // 9.999 is 10.0, not 10.00
+	return fmt.Sprintf("%.*f", max(0, behind), v)
 }
 
 // Seconds writes a duration given in seconds.

@@ -219,7 +219,7 @@ func TestCompareIsAntisymmetric(t *testing.T) {
 func TestFormats(t *testing.T) {
 	for _, c := range []struct{ got, want string }{
 		{Seconds(0), "0 s"}, {Seconds(0.000015), "15.0 µs"}, {Seconds(0.1004), "100 ms"}, {Seconds(1.234), "1.23 s"}, {Seconds(1234), "1234 s"},
-		{Bytes(0), "0 B"}, {Bytes(999), "999 B"}, {Bytes(12_345_678), "12.3 MB"}, {Bytes(2.5e12), "2.50 TB"}, {Bits(1e7), "10.0 Mbit/s"},
+		{Bytes(9_999_600), "10.0 MB"}, {Bytes(0), "0 B"}, {Bytes(999), "999 B"}, {Bytes(12_345_678), "12.3 MB"}, {Bytes(2.5e12), "2.50 TB"}, {Bits(1e7), "10.0 Mbit/s"},
 		{Times(1.234), "1.23x"}, {Times(12.34), "12.3x"}, {Times(5455.4), "5455x"}, {Times(math.NaN()), "–"}, {Times(math.Inf(1)), "–"},
 		{trimZeros(2.50), "2.5"}, {trimZeros(10), "10"},
 	} {
