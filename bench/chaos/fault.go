@@ -179,18 +179,17 @@ func removeFiles(dir string) error {
 	return err
 }
 
-// damageCache cuts one to three files short, or flips bits of up to five files at up to twenty places each.
+// damageCache cuts files short, or flips bits at up to twenty places of each: of one to five files, or, one time in three, of all.
 func damageCache(dir string, rng *rand.Rand, truncate bool) error {
 	paths, sizes, err := cacheFiles(dir)
 	if err != nil || len(paths) == 0 {
 		return err
 	}
-	files := 1 + rng.IntN(5)
-	if truncate {
-		files = 1 + rng.IntN(3)
+	chosen := rng.Perm(len(paths))
+	if rng.IntN(3) > 0 {
+		chosen = chosen[:min(len(chosen), 1+rng.IntN(5))]
 	}
-	for range files {
-		i := rng.IntN(len(paths))
+	for _, i := range chosen {
 		if sizes[i] == 0 {
 			continue
 		}
