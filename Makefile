@@ -11,6 +11,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN     := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 FUZZTIME ?= 30s
+SOAKSECONDS ?= 14400
 
 .PHONY: help build demo test test-short lint vuln generate fuzz soak package clean
 
@@ -41,8 +42,9 @@ generate: ## remake generated documents
 fuzz: ## every fuzz target for FUZZTIME each
 	.ci/fuzz $(FUZZTIME)
 
-soak: build ## hours of mixed traffic with faults; stops at the first wrong byte
-	bin/wanbench chaos
+soak: build ## hours of mixed traffic with faults; stops at the first wrong byte, goes on where it was interrupted
+	@mkdir -p dist
+	bin/wanbench chaos --seconds $(SOAKSECONDS) --state dist/soak.state --json dist/soak.json --html dist/soak.html
 
 package: build ## dist/*.deb and dist/*.rpm
 	deploy/package/build bin/wanpair dist
