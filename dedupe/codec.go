@@ -107,11 +107,7 @@ func Open(cfg Config) (*Codec, error) {
 	if cfg.Dir == "" {
 		hot = min(hot, cfg.SizeBytes)
 	}
-	c.store, err = history.Open(history.Config{
-		Dir: cfg.Dir, SizeBytes: cfg.SizeBytes, HotBytes: hot, BlocksPerEpoch: c.plan.blocksPerEpoch,
-		Writer: c.writer.instance, Lost: c.strike,
-	})
-	if err != nil {
+	if c.store, err = c.openStore(hot); err != nil {
 		c.pool.Close()
 		return nil, err
 	}

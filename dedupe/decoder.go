@@ -246,7 +246,7 @@ func (v *view) resolve(log uint8, number uint64) *slot {
 		return s
 	}
 	*s = slot{key: history.Key{Log: log, Number: number}, full: true}
-	if b := v.c.store.Get(s.key); b != nil {
+	if b, _ := v.c.store.Get(s.key); b != nil {
 		s.data, s.block = b.Bytes(), b
 	}
 	return s

@@ -82,9 +82,11 @@ func (v *view) lookup(log uint8, number uint64) *slot {
 	if limit == 0 {
 		return s
 	}
-	b := v.c.store.Get(s.key)
+	b, gone := v.c.store.Quick(s.key)
 	if b == nil {
-		v.c.strike(log, []uint64{number})
+		if gone {
+			v.c.strike(log, []uint64{number})
+		}
 		return s
 	}
 	data := b.Bytes()

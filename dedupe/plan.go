@@ -41,6 +41,12 @@ type Config struct {
 	MemoryBytes int64  // index, hot and open blocks, zstd contexts; default 512 MiB
 	Density     int    // one anchor in 2^Density bytes, 8 to 15; 0 follows from the sizes
 	Concurrency int    // encoders and decoders at work at once; default twice the processors
+
+	// StoreCommand starts the process that keeps the history on disk: the program itself, with arguments that make it call
+	// remote.ServeChild. Without one the history is kept in this process, which a fault of the disk ends. StoreEnv is added to the
+	// child's environment, and OnStore is told, from any goroutine, of what an operator wants to know about it.
+	StoreCommand, StoreEnv []string
+	OnStore                func(StoreEvent)
 }
 
 // withDefaults fills zero fields and checks the others.

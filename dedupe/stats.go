@@ -39,15 +39,19 @@ type Stats struct {
 	OpenBytes          int64 // blocks being filled or waiting for the disk now
 	WriteBacklogBytes  int64 // waiting for the disk now
 	IndexBytes         int64
-	DiskReads          int64 // blocks read from disk
-	DiskFailures       int64 // blocks that could not be written or read
-	EffortLevel        int   // zstd level in use: 0 fastest to 2 better
-	StreamingContexts  int   // in use now, both directions
+	DiskReads          int64  // blocks read from disk
+	DiskFailures       int64  // blocks that could not be written or read
+	DiskLate           int64  // blocks that nobody waited for any longer
+	StoreRestarts      int64  // of the process that keeps the history on disk
+	StoreFull          bool   // the file system has no space to spare: nothing is written
+	StoreOff           string // why nothing on disk can be used at the moment; "" while it can
+	EffortLevel        int    // zstd level in use: 0 fastest to 2 better
+	StreamingContexts  int    // in use now, both directions
 }
 
 // Stats returns the counts.
 func (c *Codec) Stats() Stats {
-	z := c.store.Sizes()
+	z, st := c.store.Sizes(), c.store.Status()
 	return Stats{
 		EncodedRawBytes:    c.stats.rawIn.Load(),
 		DecodedRawBytes:    c.stats.rawOut.Load(),
@@ -72,6 +76,10 @@ func (c *Codec) Stats() Stats {
 		IndexBytes:         c.index.Bytes(),
 		DiskReads:          c.store.Reads.Load(),
 		DiskFailures:       c.store.Failed.Load(),
+		DiskLate:           c.store.Late.Load(),
+		StoreRestarts:      st.Restarts,
+		StoreFull:          st.Full,
+		StoreOff:           st.Off,
 		EffortLevel:        c.effort(),
 	}
 }

@@ -45,6 +45,7 @@ type Block struct {
 	anchors []uint64      // packed, of open blocks only
 
 	used  atomic.Bool // read since the clock's hand passed
+	ahead atomic.Bool // was fetched before anybody asked for it, and nobody has yet
 	place place       // guarded by the hot table's lock
 }
 
@@ -53,6 +54,16 @@ func newBlock(k Key) *Block {
 	b := &Block{Key: k}
 	buf := make([]byte, firstBytes)
 	b.buf.Store(&buf)
+	return b
+}
+
+// sealedBlock returns a block as it came from disk.
+func sealedBlock(k Key, data []byte, next uint64) *Block {
+	b := &Block{Key: k}
+	b.buf.Store(&data)
+	b.fill.Store(uint32(len(data)))
+	b.sealed.Store(true)
+	b.next.Store(next)
 	return b
 }
 

@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -16,49 +16,81 @@ import (
 	"github.com/dgraph-io/badger/v4/options"
 )
 
-// memTableBytes is Badger's memory table: keys are 9 bytes and values live in the value log, so 8 MB are hardly ever filled.
-const memTableBytes = 8 << 20
+// Badger's memory table holds keys of 9 bytes and pointers into the value log: about 100 bytes per block.
+const (
+	minMemTable      = 1 << 20
+	maxMemTable      = 8 << 20
+	memTablePerBlock = 128
+)
+
+// maxFaults is how many reads of an epoch may fail before it is given up as a whole.
+const maxFaults = 16
+
+// closeLimit is how long a database may take to close.
+const closeLimit = 10 * time.Second
+
+// errDiscard means that an epoch is of no use any more and should go.
+var errDiscard = errors.New("epoch is damaged")
 
 // epoch is one directory: a Badger database of blocks, a list of their lengths and a list of their anchors. It covers a fixed range of block
 // numbers and is removed as a whole.
 type epoch struct {
-	log          uint8
-	first, count uint64
-	dir          string
-	id           LogID
+	Extent
+	dir string
+	id  LogID
 
-	mu      sync.RWMutex // held for reading while db is used, for writing while it is opened and closed
-	db      *badger.DB
-	gone    bool // removed: nothing is read or written any more
-	meta    *os.File
-	anchors *os.File
+	bytes    atomic.Int64 // as du counts
+	unsized  atomic.Int32 // blocks written since du was asked last
+	faults   atomic.Int32
+	lastRead atomic.Int64 // of Epochs' clock
+	lastPut  atomic.Int64
+
+	mu    sync.RWMutex // held for reading while db is used, for writing while it is opened and closed
+	db    *badger.DB
+	ro    bool // db cannot be written to
+	gone  bool // removed: nothing is read or written any more
+	lists lists
 }
 
 var logNames = [2]string{"own", "peer"}
 
-// name is the epoch's directory below the store's.
-func (e *epoch) name() string {
-	return fmt.Sprintf("%s-%016x-%08x", logNames[e.log], e.first, e.count)
+// name is the directory of an epoch below the store's.
+func (x Extent) name() string {
+	return fmt.Sprintf("%s-%016x-%08x", logNames[x.Log], x.First, x.Count)
 }
+
+// String names the extent as its directory does.
+func (x Extent) String() string { return x.name() }
 
 // parseName is the inverse of name.
-func parseName(s string) (e *epoch, ok bool) {
+func parseName(s string) (Extent, bool) {
 	for log, n := range logNames {
-		var first, count uint64
-		if k, err := fmt.Sscanf(s, n+"-%016x-%08x", &first, &count); err == nil && k == 2 && count > 0 && count <= maxBlocksSanity {
-			e := &epoch{log: uint8(log), first: first, count: count}
-			return e, e.name() == s
+		x := Extent{Log: uint8(log)}
+		if k, err := fmt.Sscanf(s, n+"-%016x-%08x", &x.First, &x.Count); err == nil && k == 2 && x.Valid() {
+			return x, x.name() == s
 		}
 	}
-	return nil, false
+	return Extent{}, false
 }
 
-// covers tells whether a block belongs here.
-func (e *epoch) covers(number uint64) bool { return number >= e.first && number-e.first < e.count }
+// Valid tells whether an extent can be.
+func (x Extent) Valid() bool {
+	return x.Log <= 1 && x.Count > 0 && x.Count <= maxBlocksSanity && x.First < 1<<(63-BlockShift)
+}
+
+// newEpoch returns an epoch of a directory.
+func newEpoch(x Extent, parent string, id LogID) *epoch {
+	e := &epoch{Extent: x, dir: filepath.Join(parent, x.name()), id: id}
+	e.lists = lists{dir: e.dir, id: id}
+	return e
+}
+
+// database is the directory of the epoch's Badger database.
+func (e *epoch) database() string { return filepath.Join(e.dir, "blocks") }
 
 // options returns the settings of the epoch's database.
 func (e *epoch) options() badger.Options {
-	bytes := int64(e.count) * (BlockBytes + 1024)
+	count := int64(e.Count)
 	return badger.DefaultOptions(e.database()).
 		WithLogger(nil).
 		WithMetricsEnabled(false).
@@ -68,54 +100,92 @@ func (e *epoch) options() badger.Options {
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).
-		WithMemTableSize(memTableBytes).
+		WithMemTableSize(min(max(count*memTablePerBlock, minMemTable), maxMemTable)).
 		WithNumMemtables(1).
-		WithNumCompactors(0). // nothing is ever overwritten; a table per restart is all there is
+		WithNumCompactors(0). // nothing is ever overwritten; a table per opening is all there is
 		WithNumLevelZeroTables(1 << 20).
 		WithNumLevelZeroTablesStall(1 << 21).
 		WithValueThreshold(512).
-		WithValueLogFileSize(min(max(bytes, 4<<20), 512<<20))
+		WithValueLogFileSize(min(max(count*(BlockBytes+1024), 4<<20), 512<<20))
 }
 
-// database is the directory of the epoch's Badger database.
-func (e *epoch) database() string { return filepath.Join(e.dir, "blocks") }
+// acquire returns the open database with the epoch's lock held for reading: the caller unlocks it.
+func (e *epoch) acquire(write bool) (*badger.DB, error) {
+	for {
+		e.mu.RLock()
+		switch {
+		case e.gone:
+			e.mu.RUnlock()
+			return nil, ErrAbsent
+		case e.db != nil && !(write && e.ro):
+			return e.db, nil
+		}
+		e.mu.RUnlock()
+		if err := e.open(write); err != nil {
+			return nil, err
+		}
+	}
+}
 
-// open makes the database usable. A database that does not open is tried once more and then thrown away: Badger can leave a state behind
-// that its Open refuses for ever (issue 2207), and a cold epoch is cheaper than an error. gone are the blocks that were thrown away with it.
-func (e *epoch) open() (db *badger.DB, gone map[uint64]int, err error) {
+// open makes the database usable. Reading takes a database of a fifth of the memory, which Badger opens only after a clean end. One that does
+// not open is tried once more and then given up: Badger can leave a state behind that its Open refuses for ever (issue 2207), and a cold
+// epoch is cheaper than an error.
+func (e *epoch) open(write bool) (err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.gone {
-		return nil, nil, os.ErrNotExist
+	if e.gone || e.db != nil && !(write && e.ro) {
+		return nil
 	}
 	if e.db != nil {
-		return e.db, nil, nil
+		if err := e.closeDB(); err != nil {
+			return err
+		}
 	}
 	opt := e.options()
-	err = ErrDamaged
-	if mayOpen(e.dir, opt.Dir) {
-		_ = os.Remove(filepath.Join(opt.Dir, "DISCARD")) // counts for a collection of garbage that is never made; mapped, so better not there
-		if db, err = openBadger(opt); err != nil {
-			db, err = openBadger(opt)
+	if !write {
+		if _, err := os.Stat(opt.Dir); os.IsNotExist(err) {
+			return fmt.Errorf("%w: database is missing", errDiscard)
 		}
 	}
-	if err != nil {
-		gone, _ = e.lengths() // without a list nothing was held
-		if err = e.clear(); err == nil {
-			db, err = openBadger(opt)
+	if !mayOpen(e.dir, opt.Dir) {
+		return fmt.Errorf("%w: tables are not as they were written", errDiscard)
+	}
+	if e.ro = !write; e.ro {
+		if e.db, err = openBadger(opt.WithReadOnly(true)); err == nil {
+			return nil
 		}
+		e.ro = false
 	}
-	if err != nil {
-		return nil, gone, fmt.Errorf("epoch %s: %w", e.name(), err)
+	_ = os.Remove(filepath.Join(opt.Dir, "DISCARD")) // counts for a collection of garbage that is never made; mapped, so better not there
+	if e.db, err = openBadger(opt); err != nil {
+		e.db, err = openBadger(opt)
 	}
-	e.db = db
-	return db, gone, nil
+	if err == nil {
+		e.firstSums()
+		return nil
+	}
+	e.db = nil
+	if passing(err) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return fmt.Errorf("%w: %w", errDiscard, err)
 }
 
-// clear empties the epoch: database, lists and notes.
-func (e *epoch) clear() error {
-	err := e.closeLocked()
-	return errors.Join(err, os.RemoveAll(e.dir), os.MkdirAll(e.dir, 0o700))
+// firstSums notes the files of a new database, so that the tables which Badger writes when it is opened after a kill count as added since.
+func (e *epoch) firstSums() {
+	if _, err := os.Stat(filepath.Join(e.dir, sumsName)); os.IsNotExist(err) {
+		_ = writeSums(e.dir, e.database()) // without notes a second kill costs the epoch
+	}
+}
+
+// passing tells whether an error says nothing about the files themselves: something ran out, or the file system cannot be written to.
+func passing(err error) bool {
+	for _, e := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EROFS, syscall.EACCES, syscall.EPERM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // openBadger opens a database; a panic over damaged files is an error like any other.
@@ -143,30 +213,28 @@ func blockKey(log uint8, number uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{log}, number)
 }
 
-// read returns a block's bytes in a slice of their own. gone is as in open.
-func (e *epoch) read(number uint64) (data []byte, next uint64, gone map[uint64]int, err error) {
-	e.mu.RLock()
-	if e.db == nil {
-		e.mu.RUnlock()
-		if _, gone, err = e.open(); err != nil {
-			return nil, 0, gone, err
-		}
-		e.mu.RLock()
+// read returns a block's bytes in a slice of their own.
+func (e *epoch) read(number uint64) (data []byte, next uint64, err error) {
+	db, err := e.acquire(false)
+	if err != nil {
+		return nil, 0, err
 	}
 	defer e.mu.RUnlock()
-	if e.db == nil {
-		return nil, 0, gone, os.ErrNotExist
+	data, next, err = e.get(db, number)
+	if err == nil || errors.Is(err, badger.ErrKeyNotFound) {
+		return data, next, err
 	}
-	data, next, err = e.get(number)
-	return data, next, gone, err
+	if e.faults.Add(1) >= maxFaults {
+		return nil, 0, fmt.Errorf("%w: %w", errDiscard, err)
+	}
+	return nil, 0, err
 }
 
-// get reads a block from the open database.
-func (e *epoch) get(number uint64) (data []byte, next uint64, err error) {
+func (e *epoch) get(db *badger.DB, number uint64) (data []byte, next uint64, err error) {
 	defer guard(&err)()
-	txn := e.db.NewTransaction(false)
+	txn := db.NewTransaction(false)
 	defer txn.Discard()
-	item, err := txn.Get(blockKey(e.log, number))
+	item, err := txn.Get(blockKey(e.Log, number))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -181,24 +249,17 @@ func (e *epoch) get(number uint64) (data []byte, next uint64, err error) {
 	return data, next, err
 }
 
-// write stores a block and its lists. gone is as in open.
-func (e *epoch) write(number uint64, rec []byte, length int, packed []uint64) (gone map[uint64]int, err error) {
-	db, gone, err := e.open()
+// write stores a block and its lists.
+func (e *epoch) write(b *Sealed, rec []byte) error {
+	db, err := e.acquire(true)
 	if err != nil {
-		return gone, err
+		return err
 	}
-	if err := e.openLists(); err != nil {
-		return gone, err
+	defer e.mu.RUnlock()
+	if err := put(db, blockKey(e.Log, b.Number), rec); err != nil {
+		return err
 	}
-	if err := put(db, blockKey(e.log, number), rec); err != nil {
-		return gone, err
-	}
-	if len(packed) > 0 {
-		if _, err := e.anchors.Write(appendAnchors(nil, number, packed)); err != nil {
-			return gone, err
-		}
-	}
-	return gone, e.note(number, length)
+	return e.lists.add(b.Number, len(b.Data), b.Anchors)
 }
 
 // put commits one value.
@@ -212,192 +273,74 @@ func put(db *badger.DB, key, value []byte) (err error) {
 	return txn.Commit()
 }
 
-// note appends to the list of lengths; the last entry of a block counts, and length 0 means that it is not held.
+// note changes what is held of a block.
 func (e *epoch) note(number uint64, length int) error {
-	if err := e.openLists(); err != nil {
-		return err
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if e.gone {
+		return ErrAbsent
 	}
-	_, err := e.meta.Write(appendMeta(nil, number, length))
+	err := e.lists.note(number, length)
+	if e.db == nil || e.ro {
+		err = errors.Join(err, e.lists.close()) // nobody else is about to write them
+	}
 	return err
 }
 
-// openLists opens the two lists for appending, with a header of their own.
-func (e *epoch) openLists() error {
-	if e.gone {
-		return os.ErrNotExist
-	}
-	for _, f := range []struct {
-		file **os.File
-		name string
-	}{{&e.meta, "lengths"}, {&e.anchors, "anchors"}} {
-		if *f.file != nil {
-			continue
-		}
-		file, err := os.OpenFile(filepath.Join(e.dir, f.name), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
-		if err != nil {
-			return err
-		}
-		st, err := file.Stat()
-		if err == nil {
-			err = e.alignList(file, st.Size(), f.name)
-		}
-		if err != nil {
-			return errors.Join(err, file.Close())
-		}
-		*f.file = file
-	}
-	return nil
+// isOpen tells whether the database is open, and whether for writing.
+func (e *epoch) isOpen() (open, write bool) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.db != nil, e.db != nil && !e.ro
 }
 
-// alignList writes the header of an empty list and cuts a torn entry off the list of lengths. (A torn anchor record ends the reading of that
-// list; what is appended behind it is not found, which costs anchors and nothing else.)
-func (e *epoch) alignList(file *os.File, size int64, name string) error {
-	if size < sidecarHeader {
-		if err := file.Truncate(0); err != nil {
-			return err
-		}
-		h := append([]byte(sidecarMagic), e.id[:]...)
-		_, err := file.Write(append(h, 0, 0, 0, 0))
-		return err
-	}
-	if rest := (size - sidecarHeader) % metaRecord; name == "lengths" && rest != 0 {
-		return file.Truncate(size - rest)
-	}
-	return nil
-}
-
-// listHeader checks that a list belongs to this log.
-func (e *epoch) listHeader(f io.Reader) bool {
-	var h [sidecarHeader]byte
-	_, err := io.ReadFull(f, h[:])
-	return err == nil && string(h[:4]) == sidecarMagic && LogID(h[4:20]) == e.id
-}
-
-// lengths reads the list of lengths: the last entry of each block.
-func (e *epoch) lengths() (map[uint64]int, error) {
-	f, err := os.Open(filepath.Join(e.dir, "lengths"))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if !e.listHeader(f) {
-		return nil, ErrDamaged
-	}
-	held := map[uint64]int{}
-	buf := make([]byte, 4096*metaRecord)
-	for {
-		n, err := io.ReadFull(f, buf)
-		for rec := buf[:n-n%metaRecord]; len(rec) > 0; rec = rec[metaRecord:] {
-			number, length, ok := parseMeta(rec[:metaRecord])
-			if !ok || !e.covers(number) {
-				continue
-			}
-			if length == 0 {
-				delete(held, number)
-			} else {
-				held[number] = length
-			}
-		}
-		if err != nil {
-			return held, nil //nolint:nilerr // a list that ends early is a shorter list
-		}
-	}
-}
-
-// eachAnchors reads the anchor lists until a record is damaged or f says stop.
-func (e *epoch) eachAnchors(f func(number uint64, packed []uint64) bool) bool {
-	file, err := os.Open(filepath.Join(e.dir, "anchors"))
-	if err != nil {
-		return true
-	}
-	defer file.Close()
-	if !e.listHeader(file) {
-		return true
-	}
-	buf := make([]byte, anchorHeader, 64<<10)
-	for {
-		buf = buf[:anchorHeader]
-		if _, err := io.ReadFull(file, buf); err != nil {
-			return true
-		}
-		n, ok := anchorBytes(buf)
-		if !ok {
-			return true
-		}
-		for cap(buf) < n {
-			buf = append(buf[:cap(buf)], 0)[:anchorHeader]
-		}
-		buf = buf[:n]
-		if _, err := io.ReadFull(file, buf[anchorHeader:]); err != nil {
-			return true
-		}
-		number, packed, ok := parseAnchors(buf)
-		if !ok {
-			return true
-		}
-		if e.covers(number) && !f(number, packed) {
-			return false
-		}
-	}
-}
-
-// close ends the use of the epoch's files.
-func (e *epoch) close() (err error) {
+// close ends the use of the epoch's files; the next use opens them again.
+func (e *epoch) close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.closeLocked()
+	return errors.Join(e.lists.close(), e.closeDB())
 }
 
-func (e *epoch) closeLocked() (err error) {
-	for _, f := range []**os.File{&e.meta, &e.anchors} {
-		if *f != nil {
-			err = errors.Join(err, (*f).Close())
-			*f = nil
-		}
+// closeDB closes the database and notes what its files were. The caller holds the lock.
+func (e *epoch) closeDB() (err error) {
+	if e.db == nil {
+		return nil
 	}
-	if e.db != nil {
-		closed := closeBadger(e.db, e.database())
-		e.db = nil
-		if closed == nil {
-			closed = writeSums(e.dir, e.options().Dir)
-		}
-		err = errors.Join(err, closed)
+	// Without its directory Badger would try for ever to write the last table.
+	_ = os.MkdirAll(e.database(), 0o700)
+	err = closeBadger(e.db)
+	e.db = nil
+	if err == nil && !e.ro {
+		err = writeSums(e.dir, e.database())
 	}
 	return err
 }
 
-// closeWait is how long a database may take to write its memory table.
-const closeWait = 10 * time.Second
-
-// closeBadger closes a database. Badger tries for ever to write its memory table, so its directory is made again when somebody removed it, and
-// on a disk that takes nothing more the database is left to itself: nobody uses it any more, and the next opening finds its write-ahead log.
-func closeBadger(db *badger.DB, dir string) error {
-	_ = os.MkdirAll(dir, 0o700)
+// closeBadger closes a database. One that cannot write its last table tries for ever: it is left behind.
+func closeBadger(db *badger.DB) error {
 	done := make(chan error, 1)
-	go func() {
-		var err error
+	go func() (err error) {
 		defer func() { done <- err }()
 		defer guard(&err)()
-		err = db.Close()
+		return db.Close()
 	}()
+	t := time.NewTimer(closeLimit)
+	defer t.Stop()
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(closeWait):
-		return errCloseWait
+	case <-t.C:
+		return fmt.Errorf("%w: database does not close", ErrUnavailable)
 	}
 }
 
-// errCloseWait is what closing a database that cannot be written returns.
-var errCloseWait = errors.New("the database could not be written and was abandoned")
-
-// remove deletes the epoch.
-func (e *epoch) remove() error {
+// retire ends the use of the epoch for ever.
+func (e *epoch) retire() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	err := e.closeLocked()
 	e.gone = true
-	return errors.Join(err, os.RemoveAll(e.dir))
+	_ = e.lists.close() // it goes anyway
+	_ = e.closeDB()     // likewise
 }
 
 // diskBytes is what du says of a directory: allocated, not apparent bytes, as Badger's files are sparse.

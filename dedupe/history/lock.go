@@ -24,12 +24,20 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// roomOnDisk tells whether the file system has space to spare: Badger maps its files, and a full disk would be a bus error.
-func roomOnDisk(dir string) bool {
+// roomOnDisk tells whether the file system has space to spare: Badger maps its files, and a full disk would be a bus error. Once it was full it
+// takes a quarter more to count as free again.
+func roomOnDisk(dir string, wasFull bool) bool {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return false
 	}
 	free, all := st.Bavail*uint64(st.Bsize), st.Blocks*uint64(st.Bsize)
-	return free > min(256<<20, all/8)
+	margin := min(marginBytes, all/8)
+	if wasFull {
+		margin += margin / 4
+	}
+	return free > margin
 }
+
+// marginBytes is what stays free on a file system of 2 GiB or more; smaller ones keep an eighth.
+const marginBytes = 256 << 20

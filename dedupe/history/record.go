@@ -24,7 +24,7 @@ const (
 	blockMagic      = "wpB1"
 	blockHeader     = 56
 	blockSumAt      = 48
-	maxAnchors      = BlockBytes // one per byte is more than any density gives
+	maxAnchors      = BlockBytes // one per byte is more than any density gives; its list stays below MaxAnchorBytes
 	metaRecord      = 32
 	anchorHeader    = 20
 	sidecarHeader   = 24
@@ -106,12 +106,30 @@ func anchorBytes(header []byte) (int, bool) {
 	return anchorHeader + 8*int(n), n <= maxAnchors
 }
 
+// anchorsValid checks a whole record.
+func anchorsValid(rec []byte) bool {
+	if len(rec) < anchorHeader {
+		return false
+	}
+	n, ok := anchorBytes(rec)
+	return ok && n == len(rec) && binary.BigEndian.Uint64(rec[12:]) == sum(rec, 12)
+}
+
+// nextAnchors cuts the first record off a sequence of records; nil when there is none.
+func nextAnchors(b []byte) (rec, rest []byte) {
+	if len(b) < anchorHeader {
+		return nil, nil
+	}
+	n, ok := anchorBytes(b)
+	if !ok || n > len(b) {
+		return nil, nil
+	}
+	return b[:n], b[n:]
+}
+
 // parseAnchors reads a whole record.
 func parseAnchors(rec []byte) (number uint64, packed []uint64, ok bool) {
-	if len(rec) < anchorHeader {
-		return 0, nil, false
-	}
-	if n, ok := anchorBytes(rec); !ok || n != len(rec) || binary.BigEndian.Uint64(rec[12:]) != sum(rec, 12) {
+	if !anchorsValid(rec) {
 		return 0, nil, false
 	}
 	packed = make([]uint64, 0, (len(rec)-anchorHeader)/8)

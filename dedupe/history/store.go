@@ -1,25 +1,24 @@
-// Package history keeps the bytes of the two logs of a link: open and hot blocks in memory, sealed blocks in Badger.
+// Package history keeps the bytes of the two logs of a link: open and hot blocks in memory, sealed blocks on a [Disk].
 //
 // A log is a sequence of 256 KiB blocks with numbers that are never used twice. On disk, blocks lie in epochs: directories of a Badger
 // database each, removed as a whole, oldest first, so that the space is bounded without collecting garbage. Beside the blocks each epoch keeps
 // the list of their lengths, read when the store opens, and the list of their anchors, read when the index is rebuilt.
 //
+// The nouns: a [Store] is what the codec uses, it never fails and never waits longer than it was told to. A [Disk] holds sealed blocks and may be
+// as slow or dead as hardware can be: [Epochs] is one in this process, package remote has one in a child process. Writing happens in one goroutine,
+// never in the caller's; reading in a goroutine per block, for which callers wait as long as they like.
+//
 // The package promises that damage is never an error for its user: a block that cannot be read, or whose checksum or log id is wrong, is a
-// block that is not held; an epoch that does not open is an empty one; Open fails only when the directory cannot be made or another
-// process uses it. What it lost it reports through [Config.Lost]. Writing happens in one goroutine, never in the caller's.
+// block that is not held; an epoch that does not open is an empty one. What it lost it reports through [Config.Lost].
 package history
 
 import (
-	"bytes"
 	"crypto/rand"
 	"errors"
-	"fmt"
-	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // LogID names a log: 16 random bytes.
@@ -33,148 +32,64 @@ type State struct {
 
 // Config says where and how much.
 type Config struct {
-	Dir            string // "" keeps the history in memory only
-	SizeBytes      int64  // on disk, both logs, as du counts
-	HotBytes       int64  // sealed blocks in memory
-	BlocksPerEpoch uint64
-	Writer         uint64 // instance of this process, stored with every block
+	Disk         Disk  // nil keeps the history in memory only; the store closes it
+	HotBytes     int64 // sealed blocks in memory
+	BacklogBytes int64 // sealed blocks that may wait for the disk; beyond it they are not written; 0 is no limit
+
+	// QuickWait and LongWait bound what Quick and Get wait for the disk, CloseWait what Close does; 0 waits as long as it takes.
+	QuickWait, LongWait, CloseWait time.Duration
+
 	// Lost is told of blocks of one log that were held and are no more; it is called without locks, from any goroutine.
 	Lost func(log uint8, blocks []uint64)
 }
 
-// ErrLocked is returned by Open when another process uses the directory.
-var ErrLocked = errors.New("cache directory is in use by another process")
-
 // Store holds both logs. Create it with Open.
 type Store struct {
 	cfg  Config
+	disk Disk
 	hot  *hot
-	lock *os.File
 
-	mu     sync.Mutex
-	cond   sync.Cond // a job was added or done
-	logs   [2]State
-	epochs [2][]*epoch // ascending
-	jobs   []job
-	busy   bool
-	closed bool
-	fetch  chan Key
-	quit   chan struct{}
-	loads  map[Key]*load
+	mu      sync.Mutex
+	cond    sync.Cond // a job was added or done
+	logs    [2]State
+	present [2]presence // on disk
+	resets  [2]int      // logs replaced, and the disk not yet told
+	jobs    []job
+	busy    bool
+	closed  bool
+	loads   map[Key]*load
 
-	disk    atomic.Int64 // bytes on disk
 	backlog atomic.Int64 // bytes waiting to be written
 	wait    sync.WaitGroup
 
-	// Reads and Writes count blocks that came from disk and went there; Failed counts blocks that could not be written or read.
-	Reads, Writes, Failed atomic.Int64
+	// Reads and Writes count blocks that came from disk and went there; Failed counts blocks that could not be written or read, Late
+	// those for which a caller did not wait any longer.
+	Reads, Writes, Failed, Late atomic.Int64
 }
 
-// job is something for the writer goroutine: a block to write, or a removal.
+// job is something for the writer goroutine: a block to write, or something else to tell the disk.
 type job struct {
 	block *Block
 	run   func()
 }
 
-// load is a disk read that several callers wait for.
-type load struct {
-	done  chan struct{}
-	block *Block
-}
-
-// readAhead is how many blocks of a log are fetched behind one that was read after its predecessor.
-const readAhead = 4
-
-// Open opens or creates the store.
-func Open(cfg Config) (*Store, error) {
+// Open opens the store on a disk.
+func Open(cfg Config) *Store {
 	if cfg.Lost == nil {
 		cfg.Lost = func(uint8, []uint64) {}
 	}
-	cfg.BlocksPerEpoch = min(max(cfg.BlocksPerEpoch, 1), maxBlocksSanity)
-	s := &Store{cfg: cfg, hot: newHot(cfg.HotBytes), fetch: make(chan Key, 64), quit: make(chan struct{}), loads: map[Key]*load{}}
+	s := &Store{cfg: cfg, disk: cfg.Disk, hot: newHot(cfg.HotBytes), loads: map[Key]*load{}, present: [2]presence{{}, {}}}
 	s.cond.L = &s.mu
-	if cfg.Dir != "" {
-		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-			return nil, fmt.Errorf("cache directory: %w", err)
-		}
-		var err error
-		if s.lock, err = lockDir(cfg.Dir); err != nil {
-			return nil, err
-		}
-		s.scan()
+	if s.disk != nil {
+		s.logs = s.disk.Logs()
+		s.disk.Watch(s.reconcile)
 	}
 	if s.logs[0].ID == (LogID{}) {
 		_, _ = rand.Read(s.logs[0].ID[:]) // never fails
 	}
-	s.saveState()
 	s.wait.Go(s.work)
-	s.wait.Go(s.prefetch)
-	return s, nil
-}
-
-// scan reads what is on disk. What it cannot make sense of it removes.
-func (s *Store) scan() {
-	rec, _ := os.ReadFile(s.path("state")) // missing and damaged are the same: nothing is known
-	logs, ok := parseState(rec)
-	if ok {
-		s.logs = logs
-	}
-	entries, _ := os.ReadDir(s.cfg.Dir)
-	for _, d := range entries {
-		e, named := parseName(d.Name())
-		if !d.IsDir() || !named {
-			continue
-		}
-		e.dir = s.path(d.Name())
-		e.id = s.logs[e.log].ID
-		end := (e.first + e.count) << BlockShift
-		if !ok || e.id == (LogID{}) || end <= s.logs[e.log].Tail || s.overlaps(e) || !mayOpen(e.dir, e.database()) {
-			_ = os.RemoveAll(e.dir) // what stays counts against nothing and is tried again at the next start
-			continue
-		}
-		s.epochs[e.log] = append(s.epochs[e.log], e)
-		s.disk.Add(diskBytes(e.dir))
-	}
-	for i := range s.epochs {
-		slices.SortFunc(s.epochs[i], func(a, b *epoch) int {
-			if a.first < b.first {
-				return -1
-			}
-			return 1
-		})
-	}
-}
-
-// overlaps tells whether an epoch covers blocks that another one covers.
-func (s *Store) overlaps(e *epoch) bool {
-	for _, o := range s.epochs[e.log] {
-		if e.first < o.first+o.count && o.first < e.first+e.count {
-			return true
-		}
-	}
-	return false
-}
-
-func (s *Store) path(name string) string { return filepath.Join(s.cfg.Dir, name) }
-
-// saveState writes the file that names the logs, whole or not at all. Failure costs a cold cache after the next start.
-func (s *Store) saveState() {
-	if s.cfg.Dir == "" {
-		return
-	}
-	s.mu.Lock()
-	rec := appendState(nil, s.logs)
-	s.mu.Unlock()
-	if old, err := os.ReadFile(s.path("state")); err == nil && bytes.Equal(old, rec) {
-		return
-	}
-	if err := os.WriteFile(s.path("state.new"), rec, 0o600); err != nil {
-		s.Failed.Add(1)
-		return
-	}
-	if err := os.Rename(s.path("state.new"), s.path("state")); err != nil {
-		s.Failed.Add(1)
-	}
+	s.tellLogs()
+	return s
 }
 
 // State returns what is known of a log.
@@ -193,26 +108,51 @@ func (s *Store) SetHead(log uint8, head uint64) {
 	}
 	s.mu.Unlock()
 	if raised {
-		s.saveState()
+		s.tellLogs()
 	}
 }
 
-// Held calls f for every block of a log that disk and memory hold, with its length, and returns the first block above all of them.
-func (s *Store) Held(log uint8, f func(number uint64, length int)) (end uint64) {
-	s.mu.Lock()
-	epochs := slices.Clone(s.epochs[log])
-	tail := s.logs[log].Tail
-	s.mu.Unlock()
-	for _, e := range epochs {
-		lengths, err := e.lengths()
-		if err != nil {
-			continue
+// tellLogs sends the present ids, tails and heads to the disk. What goes wrong costs a cold cache after the next start.
+func (s *Store) tellLogs() {
+	if s.disk == nil {
+		return
+	}
+	s.add(job{run: func() {
+		s.mu.Lock()
+		logs, resets := s.logs, s.resets
+		s.mu.Unlock()
+		if err := s.disk.SetLogs(logs); err != nil {
+			s.Failed.Add(1)
 		}
-		for number, n := range lengths {
-			if number<<BlockShift >= tail {
-				f(number, n)
-				end = max(end, number+1)
+		s.mu.Lock()
+		for log := range resets {
+			s.resets[log] -= resets[log]
+		}
+		s.mu.Unlock()
+	}})
+}
+
+// Held calls f for every block of a log that disk and memory hold, with its length, and returns the first block above all of them. Blocks on
+// disk can be read only after Held has named them.
+func (s *Store) Held(log uint8, f func(number uint64, length int)) (end uint64) {
+	tail := s.State(log).Tail >> BlockShift
+	for _, x := range s.extents(log) {
+		for from := uint64(0); ; {
+			list, err := s.disk.Lengths(x, from)
+			if err != nil || len(list) == 0 {
+				break
 			}
+			for _, h := range list {
+				if h.Number < tail {
+					continue
+				}
+				s.mu.Lock()
+				s.present[log].add(h.Number)
+				s.mu.Unlock()
+				f(h.Number, h.Length)
+			}
+			from = list[len(list)-1].Number + 1
+			end = max(end, from)
 		}
 	}
 	for _, b := range s.hot.open(log) {
@@ -222,88 +162,47 @@ func (s *Store) Held(log uint8, f func(number uint64, length int)) (end uint64) 
 	return end
 }
 
-// Get returns a block that is open, hot or on disk, or nil.
-func (s *Store) Get(k Key) *Block {
-	if b := s.hot.get(k); b != nil {
-		return b
-	}
-	b := s.load(k)
-	if b != nil && k.Number > 0 && s.hot.get(Key{k.Log, k.Number - 1}) != nil {
-		for i := range uint64(readAhead) {
-			select {
-			case s.fetch <- Key{k.Log, k.Number + 1 + i}:
-			default: // the disk is behind already
-			}
-		}
-	}
-	return b
-}
-
-// Hot returns a block that is in memory, or nil.
-func (s *Store) Hot(k Key) *Block { return s.hot.get(k) }
-
-// find returns the epoch of a block, or nil.
-func (s *Store) find(k Key) *epoch {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, e := range slices.Backward(s.epochs[k.Log]) {
-		if e.covers(k.Number) {
-			return e
-		}
-	}
-	return nil
-}
-
-// load reads a block from disk; callers that want the same one share the read.
-func (s *Store) load(k Key) *Block {
-	e := s.find(k)
-	if e == nil {
+// extents lists the epochs of a log that are on disk and not being given up.
+func (s *Store) extents(log uint8) []Extent {
+	if s.disk == nil {
 		return nil
 	}
+	all := s.disk.Status().Extents[log]
 	s.mu.Lock()
-	if l := s.loads[k]; l != nil {
-		s.mu.Unlock()
-		<-l.done
-		return l.block
+	defer s.mu.Unlock()
+	if s.resets[log] > 0 {
+		return nil
 	}
-	l := &load{done: make(chan struct{})}
-	s.loads[k] = l
-	s.mu.Unlock()
-
-	data, next, gone, err := e.read(k.Number)
-	s.emptied(e, gone)
-	if err == nil {
-		b := &Block{Key: k}
-		b.buf.Store(&data)
-		b.fill.Store(uint32(len(data)))
-		b.sealed.Store(true)
-		b.next.Store(next)
-		s.Reads.Add(1)
-		lost := s.hot.release(b, evictable)
-		if l.block = s.hot.get(k); l.block == nil {
-			l.block = b
+	live := make([]Extent, 0, len(all))
+	for _, x := range all {
+		if x.end() > s.logs[log].Tail {
+			live = append(live, x)
 		}
-		s.report(lost)
-	} else {
-		s.Failed.Add(1)
 	}
-	s.mu.Lock()
-	delete(s.loads, k)
-	s.mu.Unlock()
-	close(l.done)
-	return l.block
+	return live
 }
 
-// emptied reports the blocks that an epoch lost when its database did not open.
-func (s *Store) emptied(e *epoch, blocks map[uint64]int) {
-	if len(blocks) == 0 {
-		return
+// reconcile finds blocks that went with an epoch that the disk gave up.
+func (s *Store) reconcile() {
+	for log := range uint8(2) {
+		live := s.extents(log)
+		var lost []uint64
+		s.mu.Lock()
+		if s.resets[log] == 0 {
+			s.present[log].removeIf(func(number uint64) bool {
+				gone := !slices.ContainsFunc(live, func(x Extent) bool { return x.Covers(number) })
+				if gone {
+					lost = append(lost, number)
+				}
+				return gone
+			})
+		}
+		s.mu.Unlock()
+		s.reportIn(log, lost)
 	}
-	s.Failed.Add(int64(len(blocks)))
-	lost := slices.Collect(maps.Keys(blocks))
-	s.cfg.Lost(e.log, lost)
 }
 
+// report tells of lost blocks.
 func (s *Store) report(lost []Key) {
 	for log := range uint8(2) {
 		var blocks []uint64
@@ -312,23 +211,14 @@ func (s *Store) report(lost []Key) {
 				blocks = append(blocks, k.Number)
 			}
 		}
-		if len(blocks) > 0 {
-			s.cfg.Lost(log, blocks)
-		}
+		s.reportIn(log, blocks)
 	}
 }
 
-// prefetch reads ahead until Close.
-func (s *Store) prefetch() {
-	for {
-		select {
-		case <-s.quit:
-			return
-		case k := <-s.fetch:
-			if s.hot.get(k) == nil {
-				s.load(k)
-			}
-		}
+func (s *Store) reportIn(log uint8, blocks []uint64) {
+	if len(blocks) > 0 {
+		s.Failed.Add(int64(len(blocks)))
+		s.cfg.Lost(log, blocks)
 	}
 }
 
@@ -350,7 +240,7 @@ func (s *Store) Seal(b *Block, limit int) {
 		s.hot.drop(func(k Key) bool { return k == b.Key })
 		return
 	}
-	if s.cfg.Dir == "" {
+	if s.disk == nil || s.cfg.BacklogBytes > 0 && s.backlog.Load() >= s.cfg.BacklogBytes {
 		s.report(s.hot.release(b, orphan))
 		return
 	}
@@ -361,7 +251,9 @@ func (s *Store) Seal(b *Block, limit int) {
 // add queues a job for the writer goroutine.
 func (s *Store) add(j job) {
 	s.mu.Lock()
-	s.jobs = append(s.jobs, j)
+	if !s.closed {
+		s.jobs = append(s.jobs, j)
+	}
 	s.mu.Unlock()
 	s.cond.Broadcast()
 }
@@ -409,52 +301,26 @@ func (s *Store) write(b *Block) {
 	packed := b.anchors
 	b.anchors = nil
 	b.mu.Unlock()
+	if len(packed) > maxAnchors {
+		packed = packed[:maxAnchors]
+	}
+	if s.hot.get(b.Key) != b {
+		return // dropped while it waited
+	}
 	to := orphan
-	if e := s.epochFor(b.Key); e != nil {
-		data := b.Bytes()
-		rec := appendBlock(make([]byte, 0, blockHeader+len(data)), e.id, s.cfg.Writer, b.Number, b.next.Load(), data)
-		gone, err := e.write(b.Number, rec, len(data), packed)
-		s.emptied(e, gone)
-		if err == nil {
-			to = evictable
-			s.Writes.Add(1)
-			s.disk.Add(int64(len(rec) + 64 + 8*len(packed) + anchorHeader + metaRecord))
-		} else {
-			s.Failed.Add(1)
-		}
+	if err := s.disk.Put(&Sealed{Key: b.Key, Next: b.next.Load(), Data: b.Bytes(), Anchors: packed}); err != nil {
+		s.Failed.Add(1)
+	} else if s.hot.get(b.Key) != b { // dropped while it was written
+		_ = s.disk.Note(b.Key, 0) // see Forget
+		return
+	} else {
+		to = evictable
+		s.Writes.Add(1)
+		s.mu.Lock()
+		s.present[b.Log].add(b.Number)
+		s.mu.Unlock()
 	}
 	s.report(s.hot.release(b, to))
-}
-
-// epochFor returns the epoch of a block that is to be written, a new one when there is none, nil when there is no space.
-func (s *Store) epochFor(k Key) *epoch {
-	if s.disk.Load() > s.cfg.SizeBytes || !roomOnDisk(s.cfg.Dir) {
-		return nil
-	}
-	if e := s.find(k); e != nil {
-		return e
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if k.Number<<BlockShift < s.logs[k.Log].Tail {
-		return nil
-	}
-	list := s.epochs[k.Log]
-	at := len(list)
-	for at > 0 && list[at-1].first > k.Number {
-		at--
-	}
-	e := &epoch{log: k.Log, first: k.Number, count: s.cfg.BlocksPerEpoch, id: s.logs[k.Log].ID}
-	if at < len(list) {
-		e.count = min(e.count, list[at].first-e.first)
-	}
-	e.dir = s.path(e.name())
-	if err := os.MkdirAll(e.dir, 0o700); err != nil {
-		return nil
-	}
-	s.epochs[k.Log] = slices.Insert(list, at, e)
-	s.disk.Add(1 << 20) // Badger's own files
-	return e
 }
 
 // Forget drops a block that turned out to be wrong or that the other side closed shorter: length is what is still held of it.
@@ -462,11 +328,14 @@ func (s *Store) Forget(k Key, length int) {
 	if length == 0 {
 		s.hot.drop(func(x Key) bool { return x == k })
 	}
-	if s.cfg.Dir == "" {
-		return
+	s.mu.Lock()
+	on := s.present[k.Log].has(k.Number)
+	if on && length == 0 {
+		s.present[k.Log].remove(k.Number)
 	}
-	if e := s.find(k); e != nil {
-		s.add(job{run: func() { _ = e.note(k.Number, length) }}) // a lost note is found out again by the next reader
+	s.mu.Unlock()
+	if on {
+		s.add(job{run: func() { _ = s.disk.Note(k, length) }}) // a lost note is found out again by the next reader
 	}
 }
 
@@ -479,73 +348,71 @@ func (s *Store) DropBelow(log uint8, tail uint64) {
 	}
 	s.logs[log].Tail = tail
 	s.logs[log].Head = max(s.logs[log].Head, tail)
-	var gone []*epoch
-	s.epochs[log] = slices.DeleteFunc(s.epochs[log], func(e *epoch) bool {
-		drop := (e.first+e.count)<<BlockShift <= tail
-		if drop {
-			gone = append(gone, e)
-		}
-		return drop
-	})
+	s.present[log].removeIf(func(number uint64) bool { return number<<BlockShift < tail })
 	s.mu.Unlock()
-	s.saveState()
+	s.tellLogs()
 	s.hot.drop(func(k Key) bool { return k.Log == log && k.Number<<BlockShift < tail })
-	s.removeLater(gone)
-}
-
-func (s *Store) removeLater(gone []*epoch) {
-	for _, e := range gone {
-		s.add(job{run: func() {
-			n := diskBytes(e.dir)
-			if err := e.remove(); err != nil {
-				s.Failed.Add(1)
-			}
-			s.disk.Add(-n)
-		}})
-	}
 }
 
 // Reset drops a log and begins another one in its place.
 func (s *Store) Reset(log uint8, id LogID) {
 	s.mu.Lock()
-	gone := s.epochs[log]
-	s.epochs[log] = nil
 	s.logs[log] = State{ID: id}
-	s.mu.Unlock()
-	s.saveState()
-	s.hot.drop(func(k Key) bool { return k.Log == log })
-	s.removeLater(gone)
-	if len(gone) > 0 {
-		s.Flush() // an epoch of the new log may have the name of an old one
+	s.present[log] = presence{}
+	s.resets[log]++
+	for k := range s.loads {
+		if k.Log == log {
+			delete(s.loads, k) // what comes is of the old log
+		}
 	}
+	s.mu.Unlock()
+	s.hot.drop(func(k Key) bool { return k.Log == log })
+	if s.disk == nil {
+		s.mu.Lock()
+		s.resets[log]--
+		s.mu.Unlock()
+		return
+	}
+	s.tellLogs()
 }
 
 // OldestEpoch returns the position behind the oldest epoch of a log when it has at least two.
 func (s *Store) OldestEpoch(log uint8) (end uint64, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.epochs[log]) < 2 {
-		return 0, false
+	if live := s.extents(log); len(live) >= 2 {
+		return live[0].end(), true
 	}
-	e := s.epochs[log][0]
-	return (e.first + e.count) << BlockShift, true
+	return 0, false
 }
 
 // EachAnchors reads the anchor lists on disk, newest epoch first, until f returns false.
 func (s *Store) EachAnchors(f func(k Key, packed []uint64) bool) {
-	s.mu.Lock()
-	lists := [2][]*epoch{slices.Clone(s.epochs[0]), slices.Clone(s.epochs[1])}
-	s.mu.Unlock()
+	lists := [2][]Extent{s.extents(0), s.extents(1)}
 	for len(lists[0])+len(lists[1]) > 0 {
 		for log := range lists {
 			n := len(lists[log])
 			if n == 0 {
 				continue
 			}
-			e := lists[log][n-1]
+			x := lists[log][n-1]
 			lists[log] = lists[log][:n-1]
-			if !e.eachAnchors(func(number uint64, packed []uint64) bool { return f(Key{uint8(log), number}, packed) }) {
+			if !s.anchorsOf(x, f) {
 				return
+			}
+		}
+	}
+}
+
+// anchorsOf reads one epoch's list.
+func (s *Store) anchorsOf(x Extent, f func(k Key, packed []uint64) bool) bool {
+	for offset := int64(0); ; {
+		records, next, err := s.disk.Anchors(x, offset)
+		if err != nil || len(records) == 0 || next <= offset {
+			return true
+		}
+		offset = next
+		for rec, rest := nextAnchors(records); rec != nil; rec, rest = nextAnchors(rest) {
+			if number, packed, ok := parseAnchors(rec); ok && x.Covers(number) && !f(Key{x.Log, number}, packed) {
+				return false
 			}
 		}
 	}
@@ -559,12 +426,12 @@ type Sizes struct {
 
 // Sizes returns the present sizes.
 func (s *Store) Sizes() Sizes {
-	z := Sizes{Disk: s.disk.Load(), Backlog: s.backlog.Load()}
+	z := Sizes{Disk: s.Disk(), Backlog: s.backlog.Load()}
 	z.Hot, z.Open = s.hot.sizes()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range z.PerLog {
-		z.PerLog[i] = int64(len(s.epochs[i])) * int64(s.cfg.BlocksPerEpoch) * BlockBytes
+	for log := range uint8(2) {
+		for _, x := range s.extents(log) {
+			z.PerLog[log] += int64(x.Count) * BlockBytes
+		}
 	}
 	return z
 }
@@ -573,14 +440,28 @@ func (s *Store) Sizes() Sizes {
 func (s *Store) Backlog() int64 { return s.backlog.Load() }
 
 // Disk is the number of bytes on disk.
-func (s *Store) Disk() int64 { return s.disk.Load() }
+func (s *Store) Disk() int64 { return s.Status().Bytes }
+
+// Status is what the disk says of itself.
+func (s *Store) Status() Status {
+	if s.disk == nil {
+		return Status{}
+	}
+	return s.disk.Status()
+}
+
+// Writable tells whether what is sealed now is likely to be kept.
+func (s *Store) Writable() bool {
+	st := s.Status()
+	return !st.Full && st.Off == ""
+}
 
 // Open lists the open blocks of a log.
 func (s *Store) Open(log uint8) []*Block {
 	return slices.DeleteFunc(s.hot.open(log), func(b *Block) bool { return b.Sealed() })
 }
 
-// Close seals all open blocks, writes what waits and gives the directory free.
+// Close seals all open blocks, writes what waits and closes the disk.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -593,22 +474,28 @@ func (s *Store) Close() error {
 			s.Seal(b, BlockBytes)
 		}
 	}
+	s.tellLogs()
 	s.mu.Lock()
 	s.closed = true
-	close(s.quit)
 	s.mu.Unlock()
 	s.cond.Broadcast()
+	if s.disk == nil {
+		s.wait.Wait()
+		return nil
+	}
+	var late atomic.Bool
+	if s.cfg.CloseWait > 0 {
+		// A disk that is closed under the writer answers everything at once, with errors.
+		defer time.AfterFunc(s.cfg.CloseWait, func() {
+			late.Store(true)
+			_ = s.disk.Close(0)
+		}).Stop()
+	}
+	s.Flush()
+	err := s.disk.Close(s.cfg.CloseWait)
 	s.wait.Wait()
-	s.saveState()
-	for _, list := range s.epochs {
-		for _, e := range list {
-			if err := e.close(); err != nil {
-				s.Failed.Add(1) // files that vanished or cannot be written: found out at the next start
-			}
-		}
+	if late.Load() {
+		return errors.Join(err, ErrUnavailable)
 	}
-	if s.lock != nil {
-		return s.lock.Close()
-	}
-	return nil
+	return err
 }

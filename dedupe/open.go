@@ -1,0 +1,43 @@
+package dedupe
+
+import (
+	"time"
+
+	"wanpair/dedupe/history"
+	"wanpair/dedupe/history/remote"
+)
+
+// How long the store's process may take to answer. An encoder goes on without the reference: 20 ms is what a disk needs at its worst while it
+// works. A decoder has nothing to go on with. Close gives what is sealed last this long to get to the disk.
+const (
+	encoderWait = 20 * time.Millisecond
+	decoderWait = 500 * time.Millisecond
+	storeClose  = 8 * time.Second
+)
+
+// StoreEvent is something that happened to the process that keeps the history on disk.
+type StoreEvent = remote.Event
+
+// openStore opens the history where the configuration says it lies.
+func (c *Codec) openStore(hotBytes int64) (*history.Store, error) {
+	cfg := history.Config{HotBytes: hotBytes, BacklogBytes: 2 * c.storeBacklog(), Lost: c.strike}
+	epochs := history.EpochsConfig{Dir: c.cfg.Dir, SizeBytes: c.cfg.SizeBytes, BlocksPerEpoch: c.plan.blocksPerEpoch, Writer: c.writer.instance}
+	switch {
+	case c.cfg.Dir == "":
+	case len(c.cfg.StoreCommand) == 0:
+		disk, err := history.OpenEpochs(epochs)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Disk = disk
+	default:
+		disk, err := remote.Start(remote.Config{
+			Command: c.cfg.StoreCommand, Env: c.cfg.StoreEnv, Epochs: epochs, MemoryBytes: c.plan.WorkBytes, Event: c.cfg.OnStore,
+		})
+		if err != nil {
+			return nil, err
+		}
+		cfg.Disk, cfg.QuickWait, cfg.LongWait, cfg.CloseWait = disk, encoderWait, decoderWait, storeClose
+	}
+	return history.Open(cfg), nil
+}
