@@ -214,7 +214,7 @@ func TestAnySplittingAndInterleaving(t *testing.T) {
 
 // TestDamage restarts and damages either side's cache at any moment.
 func TestDamage(t *testing.T) {
-	first, seeds := uint64(0), uint64(4)
+	first, seeds := uint64(0), uint64(2)
 	if s := os.Getenv("WANPAIR_DAMAGE_SEEDS"); s != "" { // "first,count" for longer runs
 		if _, err := fmt.Sscanf(s, "%d,%d", &first, &seeds); err != nil {
 			t.Fatal(err)

@@ -162,6 +162,9 @@ func edit(b []byte, seed uint64, edits int) []byte {
 	r := rand.New(rand.NewPCG(seed, 1))
 	out := bytes.Clone(b)
 	for range edits {
+		if len(out) == 0 {
+			return out
+		}
 		at := r.IntN(len(out))
 		switch r.IntN(3) {
 		case 0:

@@ -185,7 +185,8 @@ func (l *Lender) Decoder() (*Decoder, error) {
 	return d, nil
 }
 
-// Decode appends the want bytes of the next piece to dst, which must have room for them. begins says that a new stream begins with it.
+// Decode appends the want bytes of the next piece to dst, which must have room for them. begins says that a new stream begins with it. Bytes that a
+// piece holds beyond want come out with the next one: the frame's checksum tells.
 func (d *Decoder) Decode(dst, src []byte, want int, begins bool) ([]byte, error) {
 	n := len(dst)
 	if cap(dst)-n < want {
