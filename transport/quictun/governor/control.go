@@ -15,7 +15,13 @@ func (m *Model) endRound(now time.Duration) {
 		if m.inFlight <= m.bdp(1) || m.round-m.phaseRound >= 4 {
 			m.enter(cruise, now)
 		}
+	case competing:
+		m.competeRound(now)
 	case cruise:
+		if m.rival.judge && m.round-m.phaseRound >= 1 {
+			m.lowered(now)
+			break
+		}
 		if now-m.phaseAt >= m.cruiseTime() && limited {
 			m.full = m.bw.get()
 			m.enter(probeUp, now)
@@ -31,9 +37,11 @@ func (m *Model) endRound(now time.Duration) {
 	case probeDown:
 		if m.round-m.phaseRound >= 1 {
 			m.enter(cruise, now)
+			m.rival.judge = true
 		}
 	}
 	m.yield(limited)
+	m.stands(now)
 	m.attribute()
 	m.round++
 	m.roundEnd = m.sent
@@ -98,7 +106,7 @@ func (m *Model) attribute() {
 // stands, and two rounds have brought much less.
 func (m *Model) yield(limited bool) {
 	queue := m.roundRTT - m.minRTT.get()
-	if m.phase == startup || !limited || queue < m.minRTT.get()/4+5*time.Millisecond {
+	if m.phase == startup || m.phase == competing || !limited || queue < m.minRTT.get()/4+5*time.Millisecond {
 		return
 	}
 	if m.roundBW < m.bw.get()*0.6 && m.bw.best[1] < m.bw.get()*0.6 {
@@ -108,6 +116,9 @@ func (m *Model) yield(limited bool) {
 
 func (m *Model) enter(p phase, now time.Duration) {
 	m.phase, m.phaseAt, m.phaseRound = p, now, m.round
+	if p == probeDown {
+		m.rival.lowRTT = 0
+	}
 }
 
 // cruiseTime is 2 to 3 seconds, and no less than so many round trips that the
@@ -124,8 +135,15 @@ func (m *Model) bdp(gain float64) int64 {
 	return int64(gain * m.bw.get() * m.minRTT.get().Seconds())
 }
 
+// slack is what is in flight beyond the gain because packets and their
+// acknowledgements come in lumps.
+func (m *Model) slack() int64 {
+	return cruiseSlack*m.packet + int64(m.bw.get()*lumps.Seconds())
+}
+
 // control sets the window; acked bytes were acknowledged just now.
 func (m *Model) control(acked int64) {
+	m.lastAcked = acked
 	if m.bw.get() == 0 || m.minRTT.get() == 0 {
 		if m.roundPeak*2 >= m.window {
 			m.window += acked
@@ -150,11 +168,13 @@ func (m *Model) control(acked int64) {
 			m.enter(cruise, m.at)
 		}
 	case cruise:
-		m.window = m.bdp(1+m.headroom) + cruiseSlack*m.packet
+		m.window = m.bdp(1+m.headroom) + m.slack()
 	case probeUp:
-		m.window = m.bdp(max(m.probe, 1+m.headroom+probeStep)) + cruiseSlack*m.packet
+		m.window = m.bdp(max(m.probe, 1+m.headroom+probeStep)) + m.slack()
 	case probeDown:
 		m.window = m.bdp(drainGain)
+	case competing:
+		m.window = m.competeWindow()
 	}
 	m.window = max(m.window, minWindow*m.packet)
 }

@@ -34,22 +34,17 @@ func (f *maxFilter) forget(n int) {
 	}
 }
 
-// minRTTBuckets times minRTTBucket is how long a round trip is remembered.
-const (
-	minRTTBuckets = 4
-	minRTTBucket  = 3 * time.Second
-)
-
-// minFilter is the smallest round trip of the last ten seconds or so in which
-// there was one.
+// minFilter is the smallest round trip of the last four buckets of time in
+// which there was one.
 type minFilter struct {
-	best  [minRTTBuckets]time.Duration // 0: none
-	since time.Duration                // when the newest bucket began
-	min   time.Duration
+	bucket time.Duration    // length of one
+	best   [4]time.Duration // 0: none
+	since  time.Duration    // when the newest bucket began
+	min    time.Duration
 }
 
 func (f *minFilter) add(now, rtt time.Duration) {
-	if now-f.since >= minRTTBucket {
+	if now-f.since >= f.bucket {
 		f.since = now
 		copy(f.best[1:], f.best[:])
 		f.best[0] = 0

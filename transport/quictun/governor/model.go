@@ -11,10 +11,11 @@ const (
 	probeGain       = 1.25 // at most; less where probes cost packets
 	probeStep       = 0.05
 	drainGain       = 0.8
-	cruiseSlack     = 2    // packets beyond the gain
-	headroomMax     = 0.1  // of the product, to be in flight beyond it while cruising
-	headroomStep    = 0.02 // it falls by so much when it costs packets
-	startupLoss     = 0.1  // a round of startup that loses more has overrun the queue
+	cruiseSlack     = 2                // packets beyond the gain
+	lumps           = time.Millisecond // and what goes in the time of quic-go's pacing steps
+	headroomMax     = 0.1              // of the product, to be in flight beyond it while cruising
+	headroomStep    = 0.02             // it falls by so much when it costs packets
+	startupLoss     = 0.1              // a round of startup that loses more has overrun the queue
 )
 
 // Sample is what the connection says after every acknowledgement or packet
@@ -35,10 +36,11 @@ const (
 	cruise
 	probeUp
 	probeDown
+	competing
 )
 
 func (p phase) String() string {
-	return [...]string{"startup", "drain", "cruise", "probe", "lower"}[p]
+	return [...]string{"startup", "drain", "cruise", "probe", "lower", "compete"}[p]
 }
 
 // mark remembers the state of the connection when a byte was sent, so that its
@@ -82,6 +84,9 @@ type Model struct {
 	roundSent  int64
 	bw         maxFilter
 	minRTT     minFilter
+	base       minFilter // the same over minutes: the path itself
+	rival      rival
+	lastAcked  int64
 	phase      phase
 	phaseRound int64 // round in which the phase began
 	phaseAt    time.Duration
@@ -100,7 +105,10 @@ type Model struct {
 // NewModel returns a model that starts with a window of bytes; seed makes
 // probes of different connections fall apart.
 func NewModel(window, packet int64, seed uint64) *Model {
-	return &Model{window: window, packet: packet, rng: seed | 1, headroom: headroomMax, probe: probeGain}
+	return &Model{
+		window: window, packet: packet, rng: seed | 1, headroom: headroomMax, probe: probeGain,
+		minRTT: minFilter{bucket: 3 * time.Second}, base: minFilter{bucket: time.Minute},
+	}
 }
 
 // Begin says what is in flight and was lost before the first sample.
@@ -169,6 +177,8 @@ func (m *Model) Acked(s Sample) int64 {
 		m.deliveredAt = s.Now
 		if s.RTT > 0 {
 			m.minRTT.add(s.Now, s.RTT)
+			m.base.add(s.Now, s.RTT)
+			m.heard(s.Now, s.RTT)
 			if m.roundRTT == 0 || s.RTT < m.roundRTT {
 				m.roundRTT = s.RTT
 			}

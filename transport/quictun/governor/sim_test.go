@@ -47,7 +47,7 @@ func quicConfig() *quic.Config {
 	return &quic.Config{
 		InitialStreamReceiveWindow: 64 << 20, MaxStreamReceiveWindow: 64 << 20,
 		InitialConnectionReceiveWindow: 128 << 20, MaxConnectionReceiveWindow: 128 << 20,
-		InitialPacketSize: 1280, MaxIdleTimeout: time.Minute, DisablePathMTUDiscovery: true,
+		InitialPacketSize: 1280, MaxIdleTimeout: time.Minute, MaxIncomingUniStreams: 65536, DisablePathMTUDiscovery: true,
 	}
 }
 
@@ -119,32 +119,39 @@ func (s *sim) add(governed bool) *sender {
 		s.t.Fatal(err)
 	}
 	var wg sync.WaitGroup
+	// One stream per frame, as the tunnel does it: one long stream with more
+	// than a thousand gaps would end the connection.
 	wg.Go(func() {
-		str, err := x.conn.OpenUniStream()
-		if err != nil {
-			return
-		}
-		buf := make([]byte, 64<<10)
+		buf := make([]byte, 256<<10)
 		for {
-			if _, err := str.Write(buf); err != nil {
-				return
-			}
-		}
-	})
-	wg.Go(func() {
-		str, err := far.AcceptUniStream(context.Background())
-		if err != nil {
-			return
-		}
-		buf := make([]byte, 64<<10)
-		for {
-			n, err := str.Read(buf)
-			x.mu.Lock()
-			x.got += int64(n)
-			x.mu.Unlock()
+			str, err := x.conn.OpenUniStreamSync(x.conn.Context())
 			if err != nil {
 				return
 			}
+			if _, err := str.Write(buf); err != nil {
+				return
+			}
+			_ = str.Close()
+		}
+	})
+	wg.Go(func() {
+		for {
+			str, err := far.AcceptUniStream(far.Context())
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				buf := make([]byte, 64<<10)
+				for {
+					n, err := str.Read(buf)
+					x.mu.Lock()
+					x.got += int64(n)
+					x.mu.Unlock()
+					if err != nil {
+						return
+					}
+				}
+			})
 		}
 	})
 	s.senders = append(s.senders, x)
@@ -308,6 +315,34 @@ func TestChange(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestShare lets one governed connection share a queue with a kernel's TCP.
+func TestShare(t *testing.T) {
+	ms := time.Millisecond
+	for _, mbit := range []float64{20, 100} {
+		for _, rtt := range []time.Duration{20 * ms, 50 * ms, 100 * ms} {
+			for _, queue := range []float64{1, 4} {
+				for _, bbr := range []bool{false, true} {
+					l := link{mbit, rtt, 0, 0, queue}
+					t.Run(fmt.Sprint(l, map[bool]string{false: " cubic", true: " bbr"}[bbr]), func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							s := newSim(t, l)
+							defer s.close()
+							other := simlink.NewTCP(s.net, bbr)
+							s.wg.Go(func() { other.Run(s.stop) })
+							time.Sleep(2 * time.Second)
+							x := s.add(true)
+							from := other.Delivered()
+							r := s.run(60*time.Second, x)
+							o := float64(other.Delivered()-from) * 8 / 60e6
+							t.Logf("governed %.1f other %.1f: share %.2f", r[0], o, r[0]/(r[0]+o))
+						})
+					})
+				}
+			}
+		}
+	}
 }
 
 func TestFair(t *testing.T) {
