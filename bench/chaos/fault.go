@@ -68,8 +68,7 @@ func (j *injector) inject(ctx context.Context, e Event) (repair func() error, er
 		return func() error {
 				return each(victims, func(k *keeper) error { return j.run(ctx, k, "nft", "delete", "table", "inet", "chaos") })
 			}, each(victims, func(k *keeper) error {
-				return j.run(ctx, k, "nft", fmt.Sprintf("table inet chaos { chain in { type filter hook input priority -200; udp dport %d drop; udp sport %[1]d drop; }; "+
-					"chain out { type filter hook output priority -200; udp dport %[1]d drop; udp sport %[1]d drop; }; }", pair.TunnelPort))
+				return j.run(ctx, k, "nft", fmt.Sprintf("table inet chaos { chain in { type filter hook input priority -200; udp dport %d drop; udp sport %[1]d drop; }; }", pair.TunnelPort))
 			})
 	case "flush":
 		return nothing, each(victims, func(k *keeper) error { return j.run(ctx, k, "nft", "flush", "ruleset") })

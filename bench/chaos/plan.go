@@ -102,7 +102,7 @@ var kinds = []kind{
 	{name: "flip", what: "bits of some or all files of the cache are flipped", victims: one, stoppable: true, shortest: time.Second, brief: 2 * time.Second, longest: 5 * time.Second},
 	{name: "delete", what: "the cache's files are deleted under the running gateway", victims: one, shortest: time.Second, brief: 2 * time.Second, longest: 5 * time.Second},
 	{name: "full", what: "the cache's disk is filled up", victims: one, shortest: 2 * time.Second, brief: 4 * time.Second, longest: 30 * time.Second},
-	{name: "udp", what: "UDP to the tunnel's port is dropped", victims: one, shortest: 3 * time.Second, brief: 6 * time.Second, longest: 30 * time.Second},
+	{name: "udp", what: "the tunnel's UDP packets are dropped before they arrive", victims: []victim{near, far, both, both}, shortest: 3 * time.Second, brief: 6 * time.Second, longest: 30 * time.Second},
 	{name: "flush", what: "nft flush ruleset", victims: one, shortest: time.Second, brief: 2 * time.Second, longest: 4 * time.Second},
 	{name: "routing", what: "the rule and route of diverted packets are deleted", victims: one, shortest: time.Second, brief: 2 * time.Second, longest: 4 * time.Second},
 	{name: "descriptors", what: "no further descriptor may be opened (RLIMIT_NOFILE)", victims: one, shortest: 2 * time.Second, brief: 4 * time.Second, longest: 10 * time.Second},

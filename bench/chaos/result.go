@@ -44,6 +44,7 @@ type FaultRecord struct {
 	AcceleratedAfter time.Duration `json:"accelerated_after"`
 	Accelerated      bool          `json:"accelerated"`
 	Probes           int           `json:"probes"`
+	Raw              int           `json:"probes_raw"`
 	Lost             int           `json:"probes_lost"`
 	// Why probes were lost: reset when they met the old state, timeout when they met nobody.
 	Why    map[string]int `json:"probes_lost_why,omitempty"`
@@ -58,7 +59,7 @@ func (r FaultRecord) line() string {
 	if r.Accelerated {
 		again = fmt.Sprintf("accelerated %.2f s after the repair", r.AcceleratedAfter.Seconds())
 	}
-	line := fmt.Sprintf("%-20s held %5.1f s: %s, %s, %d of %d probes lost", r.Name(), r.Hold.Seconds(), passed, again, r.Lost, r.Probes)
+	line := fmt.Sprintf("%-20s held %5.1f s: %s, %s; of %d probes %d raw, %d lost", r.Name(), r.Hold.Seconds(), passed, again, r.Probes, r.Raw, r.Lost)
 	for _, why := range slices.Sorted(maps.Keys(r.Why)) {
 		line += fmt.Sprintf(", %d %s", r.Why[why], strings.TrimSpace(why))
 	}

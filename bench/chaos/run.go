@@ -345,9 +345,12 @@ func (c *campaign) fault(ctx context.Context, e Event) {
 	record.PassedAfter, record.Passed = passedAfter(probes, injected, repaired.Add(record.AcceleratedAfter))
 	record.Probes = len(probes)
 	for _, p := range probes {
-		if p.way == lost {
+		switch p.way {
+		case lost:
 			record.Lost++
 			record.Why = count(record.Why, p.reason())
+		case raw:
+			record.Raw++
 		}
 	}
 	if !record.Accelerated && ctx.Err() == nil {
