@@ -54,6 +54,8 @@ type Gateway struct {
 	flows     *flowTable
 	policy    atomic.Pointer[policy.Policy]
 	draining  atomic.Bool
+	admission *admission
+	shut      policy.Reason // the admission's word that the rules have followed; watchPeers' own
 	refusals  *refusals
 	top       *stats.Top
 	flowLog   *stats.FlowLog // nil: none is kept
@@ -88,6 +90,7 @@ func New(ctx context.Context, parts Parts) (*Gateway, error) {
 		top:       stats.NewTop(),
 		flowLog:   parts.FlowLog,
 		samples:   newSampleRing(),
+		admission: newAdmission(),
 		refusals:  newRefusals(time.Now),
 		events:    stats.NewEvents(maxEvents),
 		version:   parts.Version,
@@ -299,10 +302,14 @@ func (g *Gateway) watchPeers(ctx context.Context) error {
 				p.announce(state)
 			}
 		}
+		if err := g.followAdmission(); err != nil {
+			g.log.Error("rules could not follow the number of flows, trying again", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+		case <-g.admission.crowded:
 		}
 	}
 }
@@ -311,10 +318,8 @@ func (g *Gateway) peerChanged(p *peer.Peer, from, to peer.State) error {
 	if to == peer.Up {
 		hello := p.Hello()
 		g.policy.Store(g.policy.Load().WithPeerAddrs(p.Name(), hello.OwnAddrs))
-		if g.intercept != nil && !g.draining.Load() {
-			if err := g.intercept.SetPeerAlive(p.Name(), hello.OwnSubnets, hello.OwnAddrs); err != nil {
-				return err
-			}
+		if err := g.divert(p, g.shut); err != nil {
+			return err
 		}
 		g.log.Info("peer up: connections are accelerated", "peer", p.Name(), "site", hello.Site, "rtt", p.EchoRTT())
 		g.events.Add(stats.EventPeerUp, p.Name(), "connections are accelerated")

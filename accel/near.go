@@ -93,7 +93,8 @@ func portOf(hostport string) uint16 {
 
 // situation is what the policy needs to know of this moment. p may be nil.
 func (g *Gateway) situation(p *peer.Peer) policy.Situation {
-	s := policy.Situation{FlowsFull: g.flows.count() >= g.cfg.Load().Limits.Flows, Draining: g.draining.Load()}
+	full := g.admits()
+	s := policy.Situation{FlowsFull: full == policy.FlowLimit, Overloaded: full == policy.Overload, Draining: g.draining.Load()}
 	if p == nil {
 		return s
 	}
