@@ -214,6 +214,18 @@ func (w *world) passed(t *testing.T, g *pair.Gateway, reason string) float64 {
 	return w.metric(t, g, fmt.Sprintf("wanpair_flows_passed_total{reason=%q}", reason))
 }
 
+// passedByReason is how many connections a gateway passed raw, for the reasons there were.
+func (w *world) passedByReason(t *testing.T, g *pair.Gateway) map[string]float64 {
+	t.Helper()
+	out := make(map[string]float64)
+	for name, v := range w.metrics(t, g) {
+		if reason, ok := strings.CutPrefix(name, "wanpair_flows_passed_total{reason="); ok && v > 0 {
+			out[strings.Trim(reason, `"}`)] = v
+		}
+	}
+	return out
+}
+
 // flowEntry is what of a row of /api/v1/flows the tests read.
 type flowEntry struct {
 	Source      string `json:"source"`
