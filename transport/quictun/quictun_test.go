@@ -157,7 +157,7 @@ func TestUnknownKey(t *testing.T) {
 }
 
 // connector makes lanes over loopback.
-func connector(t *testing.T) tuntest.Connect {
+func connector(t testing.TB) tuntest.Connect {
 	ka, kb := testKey(1), testKey(2)
 	open := func(key ed25519.PrivateKey, peer ed25519.PublicKey) (*Endpoint, *quic.Transport, pin) {
 		link, err := transport.NewLink(tuntest.Config("x"))

@@ -125,6 +125,21 @@ func (e *End) serve(lane transport.Lane, err *error, done chan struct{}) {
 	})
 }
 
+// Lane is the i-th lane of the pair.
+func (p *Pair) Lane(i int) *LanePair { return p.lanes[i] }
+
+// Ended says whether both sides of the lane have ended.
+func (lp *LanePair) Ended() bool {
+	for _, done := range []chan struct{}{lp.DoneA, lp.DoneB} {
+		select {
+		case <-done:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
 // Kill ends the lane without an orderly word and waits for both ends to notice.
 func (lp *LanePair) Kill() {
 	lp.A.Close(transport.LaneInternal, "killed by the test")
