@@ -81,7 +81,7 @@ func reasons(outcomes []Outcome) []string {
 }
 
 func (o Outcome) figure() string {
-	figure := map[string]string{"time": "faster", "time per byte": "faster", "wire bytes": "fewer bytes", "latency p50": "lower median latency"}[o.Metric]
+	figure := map[string]string{"time": "faster", "wire bytes": "fewer bytes", "latency p50": "lower median latency"}[o.Metric]
 	if figure == "" {
 		figure = "less " + o.Metric
 	}
@@ -200,9 +200,9 @@ func (r *Report) gain(row *Row, name string) string {
 		return ""
 	}
 	base, ok := r.Baseline(row.Scenario, row.Phase, row.Link, metric(name))
-	s, have := Summarize(row, metric(name))
-	if !ok || !have || s.Median == 0 {
+	ratio, have := perPayload(base, row, metric(name))
+	if !ok || !have {
 		return "–"
 	}
-	return Times(base / s.Median)
+	return Times(ratio)
 }

@@ -12,6 +12,8 @@ type Metric struct {
 	Name string
 	// Floor is the relative difference below which two medians count as equal whatever the runs say.
 	Floor float64
+	// Extensive metrics grow with the payload.
+	Extensive bool
 	// Value takes it from a run; false when the run has none.
 	Value func(Run) (float64, bool)
 	// Text writes a value with its unit.
@@ -32,27 +34,19 @@ func Metrics() []Metric {
 		return func(r Run) (float64, bool) { v := of(r); return v, v > 0 }
 	}
 	return []Metric{
-		{"time", 0.05, positive(func(r Run) float64 { return r.Seconds }), Seconds},
-		{"wire bytes", 0.02, positive(func(r Run) float64 { return float64(r.Wire.Sum()) }), Bytes},
-		{"latency p50", 0.05, latency(func(l *Latency) float64 { return l.P50 }), Seconds},
-		{"latency p99", 0.15, latency(func(l *Latency) float64 { return l.P99 }), Seconds},
-		{"lag", 0.15, positive(func(r Run) float64 { return float64(r.LagBytes) }), Bytes},
-		{"CPU", 0.10, positive(func(r Run) float64 { return r.CPUSeconds }), Seconds},
-		{"RSS", 0.10, positive(func(r Run) float64 { return float64(r.RSSBytes) }), Bytes},
+		{"time", 0.05, true, positive(func(r Run) float64 { return r.Seconds }), Seconds},
+		{"wire bytes", 0.02, true, positive(func(r Run) float64 { return float64(r.Wire.Sum()) }), Bytes},
+		{"latency p50", 0.05, false, latency(func(l *Latency) float64 { return l.P50 }), Seconds},
+		{"latency p99", 0.15, false, latency(func(l *Latency) float64 { return l.P99 }), Seconds},
+		{"lag", 0.15, false, positive(func(r Run) float64 { return float64(r.LagBytes) }), Bytes},
+		{"CPU", 0.10, true, positive(func(r Run) float64 { return r.CPUSeconds }), Seconds},
+		{"RSS", 0.10, false, positive(func(r Run) float64 { return float64(r.RSSBytes) }), Bytes},
 	}
 }
 
-// metric returns the one of that name; time per byte is for targets, where payloads may differ, and in no comparison.
+// metric returns the one of that name.
 func metric(name string) Metric {
-	all := append(Metrics(), Metric{
-		Name: "time per byte", Text: Seconds,
-		Value: func(r Run) (float64, bool) {
-			if r.PayloadBytes == 0 {
-				return 0, false
-			}
-			return r.Seconds / float64(r.PayloadBytes), true
-		},
-	})
+	all := Metrics()
 	return all[slices.IndexFunc(all, func(m Metric) bool { return m.Name == name })]
 }
 

@@ -1,7 +1,5 @@
 package report
 
-import "math"
-
 // Target is a figure to reach: how many times less of a metric a column takes than the better of the baselines (or than another column),
 // in one report.
 type Target struct {
@@ -23,8 +21,7 @@ const measured = "wanpair"
 // Outcome is one target on one link.
 type Outcome struct {
 	Target
-	// Ratio is what was reached, NaN when one of the sides is missing.
-	Ratio float64
+	Ratio float64 // what was reached
 	Met   bool
 }
 
@@ -36,17 +33,13 @@ func (r *Report) Judge(targets []Target) []Outcome {
 			if t.Link != "" && t.Link != link {
 				continue
 			}
-			ours, ok := Summarize(r.Find(Key{t.Scenario, t.Phase, link, measured}), metric(t.Metric))
-			if !ok {
-				continue
-			}
 			theirs, ok := r.against(t, link)
 			if !ok {
 				continue
 			}
-			ratio := math.Inf(1)
-			if ours.Median > 0 {
-				ratio = theirs / ours.Median
+			ratio, ok := perPayload(theirs, r.Find(Key{t.Scenario, t.Phase, link, measured}), metric(t.Metric))
+			if !ok {
+				continue
 			}
 			one := t
 			one.Link = link
@@ -56,25 +49,52 @@ func (r *Report) Judge(targets []Target) []Outcome {
 	return outcomes
 }
 
-func (r *Report) against(t Target, link string) (float64, bool) {
-	if t.Against != "" {
-		s, ok := Summarize(r.Find(Key{t.Scenario, t.Phase, link, t.Against}), metric(t.Metric))
-		return s.Median, ok
+// amount is a median with the payload it was measured with.
+type amount struct{ value, payload float64 }
+
+// perPayload is how many times less a row takes of a metric than something else does. Where both moved bytes it is per byte: a load of a
+// given time gets more done, and a very slow column is given less to do.
+func perPayload(than amount, row *Row, m Metric) (float64, bool) {
+	s, ok := Summarize(row, m)
+	if !ok || s.Median == 0 || than.value == 0 {
+		return 0, false
 	}
-	return r.Baseline(t.Scenario, t.Phase, link, metric(t.Metric))
+	ratio := than.value / s.Median
+	if p := payload(row); m.Extensive && p > 0 && than.payload > 0 {
+		ratio *= p / than.payload
+	}
+	return ratio, true
 }
 
-// Baseline is the least median that a baseline column reached: the better of plain TCP's congestion controls.
-func (r *Report) Baseline(scenario, phase, link string, m Metric) (float64, bool) {
-	best, found := math.Inf(1), false
+func (r *Report) against(t Target, link string) (amount, bool) {
+	if t.Against == "" {
+		return r.Baseline(t.Scenario, t.Phase, link, metric(t.Metric))
+	}
+	row := r.Find(Key{t.Scenario, t.Phase, link, t.Against})
+	s, ok := Summarize(row, metric(t.Metric))
+	if !ok {
+		return amount{}, false
+	}
+	return amount{s.Median, payload(row)}, true
+}
+
+// Baseline is the least median, for its payload, that a baseline column reached: the better of plain TCP's congestion controls.
+func (r *Report) Baseline(scenario, phase, link string, m Metric) (amount, bool) {
+	var best amount
+	found := false
 	for i := range r.Rows {
 		row := &r.Rows[i]
 		if row.Scenario != scenario || row.Phase != phase || row.Link != link || !row.Baseline {
 			continue
 		}
-		if s, ok := Summarize(row, m); ok {
-			best, found = min(best, s.Median), true
+		s, ok := Summarize(row, m)
+		if !ok {
+			continue
 		}
+		if better, ok := perPayload(best, row, m); !found || ok && better > 1 {
+			best = amount{s.Median, payload(row)}
+		}
+		found = true
 	}
 	return best, found
 }

@@ -89,6 +89,9 @@ func (p *bulkPlay) Phase(ctx context.Context, phase string, m *Meter) (run repor
 		address = k.Address()
 	}
 	part := sender.Size() / int64(p.flows)
+	if p.stage.Column.NoScaling { // it would take minutes on a fast link; rates are compared by the byte
+		part = min(part, p.stage.Link.windowBytes(longest/2))
+	}
 	outputs := make([]server.Output, p.flows)
 	run, err = m.Measure(ctx, func(ctx context.Context) (Work, error) {
 		group, ctx := errgroup.WithContext(ctx)

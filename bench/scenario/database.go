@@ -126,7 +126,8 @@ type databasePlay struct {
 	current *server.Postgres
 	night   string
 	run     func(ctx context.Context, p *databasePlay, phase string, m *Meter) (report.Run, error)
-	close   func() error
+	// leave is called before the server of a night is stopped, and at the end.
+	leave func() error
 }
 
 // serve starts the server of a night, if it is not running.
@@ -135,6 +136,11 @@ func (p *databasePlay) serve(ctx context.Context, night string) error {
 		return nil
 	}
 	if p.current != nil {
+		if p.leave != nil {
+			if err := p.leave(); err != nil {
+				return err
+			}
+		}
 		if err := p.current.Close(); err != nil {
 			return err
 		}
@@ -162,8 +168,8 @@ func (p *databasePlay) Phase(ctx context.Context, phase string, m *Meter) (repor
 
 func (p *databasePlay) Close() error {
 	var faults []error
-	if p.close != nil {
-		faults = append(faults, p.close())
+	if p.leave != nil {
+		faults = append(faults, p.leave())
 	}
 	if p.current != nil {
 		faults = append(faults, p.current.Close())

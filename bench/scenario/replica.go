@@ -35,7 +35,9 @@ func prepareReplica(ctx context.Context, kit Kit) (Material, error) {
 	return Material{Open: func(_ context.Context, stage Stage) (Play, error) {
 		play := &replicaPlay{database: &databasePlay{stage: stage, nights: n}}
 		play.database.run = play.phase
-		play.database.close = play.dropStandby
+		// The standby is lost before its primary goes: one that stays would be refused while the other night's server starts, and gateways let
+		// connections to a server that refuses pass raw for a while.
+		play.database.leave = play.dropStandby
 		return play.database, nil
 	}}, err
 }

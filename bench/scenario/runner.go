@@ -210,7 +210,7 @@ func (r *runner) impossible(s *Scenario) error {
 }
 
 func (r *runner) kit(dir string, l Link) Kit {
-	return Kit{Dir: dir, Corpus: r.plan.Corpus, Link: l, Bytes: l.BytesIn(r.plan.Transfer), Seed: r.plan.Seed}
+	return Kit{Dir: dir, Corpus: r.plan.Corpus, Link: l, Bytes: l.Payload(r.plan.Transfer), Seed: r.plan.Seed}
 }
 
 // play plays one item and puts what it measured, or why it did not, into the report.
@@ -304,7 +304,7 @@ func (r *runner) stageAndPlay(ctx context.Context, s *Scenario, l Link, c Column
 		if err != nil {
 			return nil, fmt.Errorf("%s, %s: %w", c.Name, phase, err)
 		}
-		if why, err := set.carried(ctx, run.PayloadBytes); err != nil {
+		if why, err := set.carried(ctx, run); err != nil {
 			return nil, err
 		} else if why != "" && run.Void == "" {
 			run.Void = why

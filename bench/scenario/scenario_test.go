@@ -40,6 +40,22 @@ func TestLinksAreUnderstood(t *testing.T) {
 	}
 }
 
+func TestPayloadsFitTheTime(t *testing.T) {
+	for _, l := range Links() {
+		n := l.Payload(time.Minute)
+		if n > l.BytesIn(time.Minute) || l.LossPercent == 0 && n != l.BytesIn(time.Minute) || n < 2<<20 {
+			t.Errorf("%s: %d bytes", l.Name, n)
+		}
+	}
+	lossy, err := FindLink("100m-100ms-1%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := lossy.Payload(time.Minute); n < 9<<20 || n > 12<<20 { // 1.4 Mbit/s for a minute
+		t.Errorf("%d bytes at 1 %% loss", n)
+	}
+}
+
 func TestScenariosAreWhole(t *testing.T) {
 	names := map[string]*Scenario{}
 	for _, s := range All() {
