@@ -35,6 +35,7 @@ func buildSet(ctx context.Context, plan Plan, l Link, c Column, dir string, seed
 			err = errors.Join(err, s.close())
 		}
 	}()
+	allow(c.Congestion) // again: another benchmark that has ended may have taken it back
 	if s.lab, err = lab.Up(ctx, lab.Config{Link: l.Words(), Seed: seed}); err != nil {
 		return nil, err
 	}
