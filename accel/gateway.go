@@ -321,7 +321,7 @@ func (g *Gateway) peerChanged(p *peer.Peer, from, to peer.State) error {
 		if err := g.divert(p, g.shut); err != nil {
 			return err
 		}
-		g.log.Info("peer up: connections are accelerated", "peer", p.Name(), "site", hello.Site, "rtt", p.EchoRTT())
+		g.log.Info("peer up: connections are accelerated", "peer", p.Name(), "site", hello.Site, "rtt", p.Link().Stats().RTT)
 		g.events.Add(stats.EventPeerUp, p.Name(), "connections are accelerated")
 		g.compareSubnets(p)
 		return nil

@@ -46,8 +46,10 @@ const (
 	// echoStale is how old the last proof of work may be: beyond it the link counts as not working. Three missed rounds, so that gaps
 	// below a second are never an alarm.
 	echoStale = 3 * time.Second
-	echoBytes = 8
-	echoRetry = 50 * time.Millisecond // after an echo that could not be sent or failed
+	// maxEchoExtra bounds what a slow link adds to echoStale, so that a dead peer is known within 5 s.
+	maxEchoExtra = 2 * time.Second
+	echoBytes    = 8
+	echoRetry    = 50 * time.Millisecond // after an echo that could not be sent or failed
 )
 
 // ErrNotUp says that a flow cannot be opened now; its connection goes raw.
@@ -148,11 +150,14 @@ func (p *Peer) State() State {
 	if s.PeerDraining() {
 		return Connecting
 	}
-	if last := p.lastEcho.Load(); last == 0 || time.Since(time.Unix(0, last)) > echoStale {
+	if last := p.lastEcho.Load(); last == 0 || time.Since(time.Unix(0, last)) > p.patience() {
 		return Connecting
 	}
 	return Up
 }
+
+// patience is how old the last proof of work may be: on a slow link with a full, deep queue a round trip takes its time although all works.
+func (p *Peer) patience() time.Duration { return echoStale + min(2*p.EchoRTT(), maxEchoExtra) }
 
 // sessionBegan is called by the link for a new session, before anything of it is delivered.
 func (p *Peer) sessionBegan(s *transport.Session) {
@@ -175,7 +180,10 @@ func (p *Peer) Run(ctx context.Context) error {
 	group.Go(func() error { return p.link.Run(ctx) })
 	group.Go(func() error { return p.serveSessions(ctx) })
 	err := group.Wait()
-	return errors.Join(err, p.codec.Close())
+	if closeErr := p.codec.Close(); closeErr != nil { // costs a colder cache at the next start, no byte
+		p.log.Warn("cache did not close cleanly", "err", closeErr)
+	}
+	return err
 }
 
 func (p *Peer) serveSessions(ctx context.Context) error {

@@ -18,8 +18,8 @@ import (
 const (
 	redialPeriod = time.Second // between attempts, with a quarter of jitter
 	quickRedial  = 100 * time.Millisecond
-	firstGrace   = time.Second     // how long the side with the larger key waits at first for the other to dial
-	grace        = 3 * time.Second // and after the other had dialled before
+	firstGrace   = 300 * time.Millisecond // how long the side with the larger key waits at first for the other to dial
+	grace        = 3 * time.Second        // and after the other had dialled before
 )
 
 // keepLane dials lane i of p whenever there is none.
