@@ -125,9 +125,23 @@ func (g *Gateway) carry(ctx context.Context, e *edge.Conn, p *peer.Peer, f *runn
 			how = g.carryTunnel(e, stream, f)
 			return
 		}
-		f.setReason(policy.PeerDown)
+		f.setReason(notOpened(p, err))
 	}
 	g.carryRaw(ctx, e, f, dialRaw)
+}
+
+// notOpened is the reason of a connection that could not be given to the tunnel.
+func notOpened(p *peer.Peer, err error) policy.Reason {
+	switch {
+	case errors.Is(err, transport.ErrFlowLimit):
+		return policy.PeerLimit
+	case errors.Is(err, transport.ErrDraining):
+		return policy.Draining
+	case p.State() == peer.Down:
+		return policy.PeerDown
+	default:
+		return policy.PeerConnecting
+	}
 }
 
 func (g *Gateway) carryTunnel(e *edge.Conn, stream *peer.Stream, f *runningFlow) stats.Outcome {

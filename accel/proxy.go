@@ -58,7 +58,7 @@ func (g *Gateway) serveSocks(ctx context.Context, cfg *config.Socks, c *net.TCPC
 			how = g.socksTunnel(e, stream, f)
 			return
 		}
-		f.setReason(policy.PeerDown)
+		f.setReason(notOpened(p, err))
 	}
 	g.socksRaw(ctx, e, f, target)
 }
