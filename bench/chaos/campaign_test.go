@@ -26,6 +26,9 @@ func TestShortCampaign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL runs as a user of its own
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("everything is kept in %s", dir)
@@ -68,7 +71,12 @@ func TestShortCampaign(t *testing.T) {
 		t.Errorf("only %d transfers came through whole", whole)
 	}
 	for _, f := range result.Findings {
-		if !strings.HasPrefix(f.What, "left out:") { // a program that is not installed
+		switch {
+		case strings.HasPrefix(f.What, "left out:"): // a program that is not installed
+		case strings.HasPrefix(f.What, "died:") && !result.StoreProcess && (strings.HasPrefix(f.Fault, "full") || strings.HasPrefix(f.Fault, "descriptors")):
+			// Badger ends its process when its files or descriptors give out; a store within the gateway takes the gateway along.
+			t.Logf("[%s] %s", f.Fault, f.What)
+		default:
 			t.Errorf("[%s] %s", f.Fault, f.What)
 		}
 	}

@@ -101,6 +101,8 @@ type Result struct {
 	Baseline   []Usage                    `json:"baseline"`
 	Idle       []Usage                    `json:"idle_at_the_end"`
 	Link       string                     `json:"link"`
+	// StoreProcess says whether the gateways keep their stores in processes of their own.
+	StoreProcess bool `json:"store_process"`
 }
 
 func newResult(plan Plan) *Result {

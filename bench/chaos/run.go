@@ -173,6 +173,7 @@ func (c *campaign) play(ctx context.Context) error {
 			return err
 		}
 		c.result.Baseline = append(c.result.Baseline, idle.report(k.side))
+		c.result.StoreProcess = c.result.StoreProcess || k.store() != 0
 	}
 	talks, err := c.lab.Listen(ctx, lab.Server, ":"+talkPort)
 	if err != nil {
