@@ -8,11 +8,14 @@ import (
 )
 
 // How long the store's process may take to answer. An encoder goes on without the reference: 20 ms is what a disk needs at its worst while it
-// works. A decoder has nothing to go on with. Close gives what is sealed last this long to get to the disk.
+// works. A decoder has nothing to go on with, and its flow ends: so it waits longer than any disk that works takes, on a machine however busy.
+// Close gives what is sealed last this long to get to the disk.
 const (
 	encoderWait = 20 * time.Millisecond
-	decoderWait = 500 * time.Millisecond
+	decoderWait = 2 * time.Second
 	storeClose  = 8 * time.Second
+	// storeMemory is what the process needs at least for some 36 open databases; with less it would do nothing but collect garbage.
+	storeMemory = 64 << 20
 )
 
 // StoreEvent is something that happened to the process that keeps the history on disk.
@@ -32,7 +35,7 @@ func (c *Codec) openStore(hotBytes int64) (*history.Store, error) {
 		cfg.Disk = disk
 	default:
 		disk, err := remote.Start(remote.Config{
-			Command: c.cfg.StoreCommand, Env: c.cfg.StoreEnv, Epochs: epochs, MemoryBytes: c.plan.WorkBytes, Event: c.cfg.OnStore,
+			Command: c.cfg.StoreCommand, Env: c.cfg.StoreEnv, Epochs: epochs, MemoryBytes: max(c.plan.WorkBytes, storeMemory), Event: c.cfg.OnStore,
 		})
 		if err != nil {
 			return nil, err

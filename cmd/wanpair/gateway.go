@@ -228,6 +228,9 @@ func addPeers(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, gatew
 				Dir:         filepath.Join(cfg.Cache.Dir, pc.Name),
 				SizeBytes:   cfg.Cache.SizeBytes / int64(len(cfg.Peers)),
 				MemoryBytes: cfg.Cache.MemoryBytes / int64(len(cfg.Peers)),
+
+				StoreCommand: storeCommand(),
+				OnStore:      logStore(log, pc.Name),
 			},
 			Serve: func(ctx context.Context, s *peer.Stream) { gateway.ServeStream(ctx, p, s) },
 		})

@@ -25,6 +25,7 @@ type commands struct {
 	Status  statusCmd  `cmd:"" help:"Show the state of a running gateway on one page."`
 	Top     topCmd     `cmd:"" help:"Watch a running gateway: its flows, sorted and filtered, live."`
 	Doctor  doctorCmd  `cmd:"" help:"Look for what keeps a gateway from working: this host, the way to the peers, the running gateway."`
+	Cache   cacheCmd   `cmd:"" help:"Look at the cache on disk: what it holds, whether it is sound."`
 	Keygen  keygenCmd  `cmd:"" help:"Make a private key and print its public key."`
 	Pubkey  pubkeyCmd  `cmd:"" help:"Print the public key of the private key on standard input."`
 	Version versionCmd `cmd:"" help:"Print version, commit, Go and protocol."`

@@ -4,37 +4,37 @@ import "time"
 
 // How much is asked of the disk at a time.
 const (
-	readAhead   = 4  // blocks of a log that are fetched behind one that was read after its predecessor
-	maxLoads    = 64 // blocks on their way from disk; beyond that nobody waits
-	aheadAtMost = 32 // with so many on their way nothing is fetched ahead
+	readAhead    = 4  // blocks of a log that are fetched behind one that was read after its predecessor
+	aheadAtMost  = 32 // with so many on their way nothing is fetched ahead
+	quickAtMost  = 64 // with so many on their way Quick asks for nothing
+	alwaysAtMost = 448
 )
 
 // load is a read that several callers may wait for.
 type load struct {
 	done  chan struct{}
-	began time.Time
 	ahead bool   // nobody asked for it yet
 	block *Block // when done; nil when it failed
 	gone  bool   // when done: it will not come back
 }
 
 // Get returns a block that is open, hot or on disk. Without one, gone says that it is not held; otherwise the disk took too long (LongWait).
-func (s *Store) Get(k Key) (b *Block, gone bool) { return s.get(k, s.cfg.LongWait) }
+func (s *Store) Get(k Key) (b *Block, gone bool) { return s.get(k, s.cfg.LongWait, alwaysAtMost) }
 
 // Quick is Get for somebody who can do without: it waits for QuickWait.
-func (s *Store) Quick(k Key) (b *Block, gone bool) { return s.get(k, s.cfg.QuickWait) }
+func (s *Store) Quick(k Key) (b *Block, gone bool) { return s.get(k, s.cfg.QuickWait, quickAtMost) }
 
 // Hot returns a block that is in memory, or nil.
 func (s *Store) Hot(k Key) *Block { return s.hot.get(k) }
 
-func (s *Store) get(k Key, wait time.Duration) (b *Block, gone bool) {
+func (s *Store) get(k Key, wait time.Duration, limit int) (b *Block, gone bool) {
 	if b := s.hot.get(k); b != nil {
 		if b.ahead.Load() && b.ahead.CompareAndSwap(true, false) {
 			s.fetch(Key{k.Log, k.Number + readAhead})
 		}
 		return b, false
 	}
-	l, oldest, gone := s.begin(k, maxLoads, false)
+	l, since, gone := s.begin(k, limit, false)
 	if l == nil {
 		return nil, gone
 	}
@@ -43,21 +43,21 @@ func (s *Store) get(k Key, wait time.Duration) (b *Block, gone bool) {
 			s.fetch(Key{k.Log, k.Number + 1 + i})
 		}
 	}
-	if !l.await(wait, oldest) {
+	if !l.await(wait, since) {
 		s.Late.Add(1)
 		return nil, false
 	}
 	return l.block, l.gone
 }
 
-// await waits for a load, as long as wait, less what the disk has already owed somebody an answer for: so a disk that stands still is waited for
-// once and not for every block.
-func (l *load) await(wait time.Duration, oldest time.Time) bool {
+// await waits for a load, as long as wait, less the time for which the disk has stood still: so a disk that hangs is waited for once and not for
+// every block.
+func (l *load) await(wait time.Duration, since time.Time) bool {
 	if wait == 0 {
 		<-l.done
 		return true
 	}
-	wait -= time.Since(oldest)
+	wait -= time.Since(since)
 	if wait <= 0 {
 		select {
 		case <-l.done:
@@ -83,31 +83,29 @@ func (s *Store) fetch(k Key) {
 	}
 }
 
-// begin returns the load of a block, a new one when there is none, unless too many are under way. oldest is when the one that has been under way for
-// longest began.
-func (s *Store) begin(k Key, limit int, ahead bool) (l *load, oldest time.Time, gone bool) {
+// begin returns the load of a block, a new one when there is none, unless too many are under way. since is from when on the disk has owed an answer
+// and not given any.
+func (s *Store) begin(k Key, limit int, ahead bool) (l *load, since time.Time, gone bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	oldest = now
-	for _, o := range s.loads {
-		if o.began.Before(oldest) {
-			oldest = o.began
-		}
+	if len(s.loads) == 0 {
+		s.idle = now
 	}
+	since = s.idle
 	if l := s.loads[k]; l != nil {
-		return l, oldest, false
+		return l, since, false
 	}
 	switch {
 	case !s.present[k.Log].has(k.Number):
-		return nil, oldest, s.hot.get(k) == nil // it may have come meanwhile; then the next time finds it
+		return nil, since, s.hot.get(k) == nil // it may have come meanwhile; then the next time finds it
 	case s.closed || len(s.loads) >= limit:
-		return nil, oldest, false
+		return nil, since, false
 	}
-	l = &load{done: make(chan struct{}), began: now, ahead: ahead}
+	l = &load{done: make(chan struct{}), ahead: ahead}
 	s.loads[k] = l
 	s.wait.Go(func() { s.load(k, l) })
-	return l, oldest, false
+	return l, since, false
 }
 
 // load reads a block from disk.
@@ -124,6 +122,9 @@ func (s *Store) load(k Key, l *load) {
 	mine := s.loads[k] == l // not after a Reset
 	if mine {
 		delete(s.loads, k)
+	}
+	if err == nil || isGone(err) {
+		s.idle = time.Now()
 	}
 	switch {
 	case !mine:

@@ -58,6 +58,7 @@ type Store struct {
 	busy    bool
 	closed  bool
 	loads   map[Key]*load
+	idle    time.Time // when the disk gave the last answer, or was first asked since
 
 	backlog atomic.Int64 // bytes waiting to be written
 	wait    sync.WaitGroup

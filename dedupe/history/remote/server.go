@@ -18,7 +18,7 @@ import (
 // How many requests a child works on at a time. The client has fewer than maxWaiting under way.
 const (
 	readers    = 16
-	maxWaiting = 256
+	maxWaiting = 1024
 )
 
 // Descriptor is where a child finds its end of the socket pair.
