@@ -207,5 +207,5 @@ func (p Plan) condition(conditions []kind, i int) (name, words string, before, h
 	case "rate":
 		words = fmt.Sprintf("both rate=%dmbit", 2+rng.IntN(39))
 	}
-	return k.name, words, time.Duration(3+rng.IntN(8)) * time.Second, time.Duration(3+rng.IntN(10)) * time.Second
+	return k.name, words, time.Duration(8+rng.IntN(20)) * time.Second, time.Duration(3+rng.IntN(10)) * time.Second
 }

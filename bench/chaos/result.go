@@ -266,6 +266,8 @@ type span struct {
 	name                 string
 	count                int
 	passed, again        []time.Duration // of those on a calm link
+	roughPassed          []time.Duration // of those on a link that was also slow, lossy or the like
+	roughAgain           []time.Duration
 	neverPassed, noAgain int
 	deaths               int
 }
@@ -282,6 +284,8 @@ func (r *Result) spans() []span {
 		s.count++
 		s.deaths += f.Deaths
 		switch {
+		case f.Condition != "" && f.Passed:
+			s.roughPassed = append(s.roughPassed, f.PassedAfter)
 		case f.Condition != "":
 		case f.Passed:
 			s.passed = append(s.passed, f.PassedAfter)
@@ -289,6 +293,8 @@ func (r *Result) spans() []span {
 			s.neverPassed++
 		}
 		switch {
+		case f.Condition != "" && f.Accelerated:
+			s.roughAgain = append(s.roughAgain, f.AcceleratedAfter)
 		case f.Condition != "":
 		case f.Accelerated:
 			s.again = append(s.again, f.AcceleratedAfter)
@@ -340,7 +346,7 @@ func (r *Result) Text() string {
 	}
 	outcomes("all", r.Total())
 	row()
-	row("fault", "count", "new connections pass after: median", "worst", "accelerated after the repair: median", "worst", "died by itself")
+	row("fault", "count", "new connections pass after: median", "worst", "rough link", "accelerated after the repair: median", "worst", "rough link", "died by itself")
 	for _, s := range r.spans() {
 		passed, worst := figures(s.passed)
 		again, worstAgain := figures(s.again)
@@ -350,10 +356,12 @@ func (r *Result) Text() string {
 		if s.noAgain > 0 {
 			worstAgain = "never"
 		}
-		row(s.name, s.count, passed, worst, again, worstAgain, s.deaths)
+		_, rough := figures(s.roughPassed)
+		_, roughAgain := figures(s.roughAgain)
+		row(s.name, s.count, passed, worst, rough, again, worstAgain, roughAgain, s.deaths)
 	}
 	w.Flush()
-	fmt.Fprintf(&b, "(on the calm link only; probes %d accelerated, %d raw, %d lost)\n", r.Probes["accelerated"], r.Probes["raw"], r.Probes["lost"])
+	fmt.Fprintf(&b, "(median and worst are of faults on the calm link, \"rough link\" is the worst while it also lost, reordered, was slow or small; probes %d accelerated, %d raw, %d lost)\n", r.Probes["accelerated"], r.Probes["raw"], r.Probes["lost"])
 	if len(r.Conditions) > 0 {
 		b.WriteString("conditions of the link:")
 		for _, name := range slices.Sorted(maps.Keys(r.Conditions)) {
