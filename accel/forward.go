@@ -27,7 +27,11 @@ func listenLocal(ctx context.Context, what string, at netip.AddrPort, serve func
 		return errors.Join(c.Control(func(fd uintptr) { err = edge.Prepare(int(fd), edge.Options{}) }), err)
 	}}
 	lc.SetMultipathTCP(false) // an MPTCP socket ignores the options above
-	l, err := lc.Listen(ctx, "tcp", at.String())
+	network := "tcp"
+	if at.Addr().Is4() { // else Go makes 0.0.0.0 a socket for IPv6 as well
+		network = "tcp4"
+	}
+	l, err := lc.Listen(ctx, network, at.String())
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return nil, fmt.Errorf("%s: %s is in use by another process: choose another listen address, or stop that process", what, at)

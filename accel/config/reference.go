@@ -46,7 +46,7 @@ func Reference() []Key {
 		{"cache.size", "size", `"16GiB"`, `"64GiB"`, "Disk space for the histories of all peers together, as `du` counts; 16MiB to 1TiB per peer. Room for a week of changed data is a good start."},
 		{"cache.memory", "size", `"1GiB"`, `"2GiB"`, "Memory for the index, the hot and open blocks, the compression contexts and the store's process; not the page cache. At least 32MiB per peer and at least 1/2048 of the size; with less than 1/16 the anchors are set wider apart, which costs some of the gain: `wanpair check` says how much."},
 
-		{"tunnel.listen", "address and port", `"0.0.0.0:4600"`, `"0.0.0.0:4600"`, "The UDP address peers reach this gateway at. Open it in the firewall."},
+		{"tunnel.listen", "address and port", `"0.0.0.0:4600"`, `"0.0.0.0:4600"`, "The UDP address peers reach this gateway at; `[::]` serves IPv6 and IPv4, `0.0.0.0` IPv4 alone. Open it in the firewall."},
 		{"tunnel.bandwidth", "rate", "unset", `"100mbit"`, "A ceiling for what is sent to all peers together. Not enforced by this version: `check` warns. Unset: the rate of the link is found out."},
 		{"tunnel.dscp", "number", "0", "18", "The differentiated services code point of the tunnel's packets, 0 to 63."},
 		{"tunnel.lanes", "number", "4", "4", "QUIC connections per peer, 1 to 16. More lanes use more processors and more of the paths a provider balances over."},

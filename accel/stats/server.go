@@ -62,7 +62,11 @@ func (s *Server) Listen(ctx context.Context) error {
 	if s.listener != nil {
 		return nil
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", s.cfg.Listen.String())
+	network := "tcp"
+	if s.cfg.Listen.Addr().Is4() { // else Go makes 0.0.0.0 a socket for IPv6 as well
+		network = "tcp4"
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, network, s.cfg.Listen.String())
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Errorf("%w: stats.listen %s: the port is in use by another program, or another wanpair runs: choose another port or stop it (ss -ltnp 'sport = :%d' shows it)", ErrListen, s.cfg.Listen, s.cfg.Listen.Port())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +39,12 @@ func listenUDP(ctx context.Context, address string, mark, dscp int) (*net.UDPCon
 		})
 		return errors.Join(err, sockErr)
 	}}
-	conn, err := lc.ListenPacket(ctx, "udp", address)
+	// Left to itself, Go makes 0.0.0.0 a socket for IPv6 as well.
+	network := "udp"
+	if at, err := netip.ParseAddrPort(address); err == nil && at.Addr().Is4() {
+		network = "udp4"
+	}
+	conn, err := lc.ListenPacket(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
