@@ -1,0 +1,212 @@
+package pair_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"wanpair/bench/lab"
+	"wanpair/bench/pair"
+)
+
+// TestListeningSockets asks the kernel which sockets of the gateways wait for anybody, with traffic going on, and looks from both networks
+// which of them answer.
+func TestListeningSockets(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testLink)
+	w.serve("7500", echoServer)
+	for _, fam := range families() {
+		must(t, w.echo(fam.server, "7500", patience))
+	}
+	want := []string{
+		"tcp 127.0.0.1:4601", fmt.Sprintf("tcp 127.0.0.1:%d", pair.StatsPort), "tcp [::1]:4601", fmt.Sprintf("udp 0.0.0.0:%d", pair.TunnelPort),
+	}
+	// The side that dials has further UDP sockets, one per lane but the first, on ports of the kernel's choice: they take answers only.
+	const furtherLanes = 3
+	ephemeral := regexp.MustCompile(`^udp 0\.0\.0\.0:[3-6]\d{4}$`)
+	for _, n := range []lab.Node{lab.GatewayA, lab.GatewayB} {
+		var got []string
+		further := 0
+		for line := range strings.Lines(w.must(n, "ss", "-Hltnup")) {
+			f := strings.Fields(line)
+			if len(f) < 5 {
+				t.Fatalf("ss printed %q", line)
+			}
+			if socket := f[0] + " " + f[4]; ephemeral.MatchString(socket) {
+				further++
+			} else {
+				got = append(got, socket)
+			}
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s listens on %q, want %q", n, got, want)
+		}
+		if n == lab.GatewayB && further > 0 || further > furtherLanes {
+			t.Errorf("%s has %d further UDP sockets", n, further)
+		}
+	}
+	eachFamily(t, func(t *testing.T, fam family) {
+		for _, host := range []string{fam.gatewayALAN, fam.gatewayBLAN, fam.gatewayBWAN} {
+			if open := w.openPorts(lab.Client, host); len(open) > 0 {
+				t.Errorf("from the client %s answers on TCP ports %v", host, open)
+			}
+		}
+		for _, host := range []string{fam.gatewayALAN, fam.gatewayBLAN} {
+			if open := w.openPorts(lab.Server, host); len(open) > 0 {
+				t.Errorf("from the server %s answers on TCP ports %v", host, open)
+			}
+		}
+	})
+}
+
+// openPorts tries the ports that have a service somewhere, and those of wanpair, from a node.
+func (w *world) openPorts(n lab.Node, host string) []int {
+	ports := []int{pair.StatsPort, pair.TunnelPort, 4601, 4602, 7500}
+	for p := 1; p < 1024; p++ {
+		ports = append(ports, p)
+	}
+	var mu sync.Mutex
+	var open []int
+	var group sync.WaitGroup
+	work := make(chan int)
+	for range 16 {
+		group.Go(func() {
+			for p := range work {
+				ctx, cancel := context.WithTimeout(w.ctx, 2*time.Second)
+				c, err := w.lab.Dial(ctx, n, "tcp", net.JoinHostPort(host, fmt.Sprint(p)))
+				cancel()
+				if err == nil {
+					c.Close()
+					mu.Lock()
+					open = append(open, p)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, p := range ports {
+		work <- p
+	}
+	close(work)
+	group.Wait()
+	return open
+}
+
+// TestFarSideDialsOnlyForThePeersClients: a near gateway that stands for clients which are not its own gets nowhere.
+func TestFarSideDialsOnlyForThePeersClients(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testLink)
+	conns := w.accepts(t, "7501")
+	const foreign = "10.77.0.2"
+	w.must(lab.Client, "ip", "address", "add", foreign+"/32", "dev", lab.HostDevice)
+	w.must(lab.GatewayA, "ip", "route", "add", foreign+"/32", "dev", lab.LANDevice)
+	w.must(lab.GatewayB, "ip", "route", "add", foreign+"/32", "dev", lab.WANDevice)
+	must(t, w.Near.Stop(w.ctx))
+	edit(t, w.Near, fmt.Sprintf("subnets = [%q, %q]\n\n[stats]", lab.SubnetA4, lab.SubnetA6), fmt.Sprintf("subnets = [%q, %q, %q]\n\n[stats]", lab.SubnetA4, lab.SubnetA6, foreign+"/32"))
+	must(t, w.Near.Start(w.ctx))
+	w.waitUp(patience)
+
+	c, err := w.dialFrom(lab.Client, addr(foreign, 40_000), net.JoinHostPort(lab.ServerIP4, "7501"), patience)
+	if err == nil {
+		defer c.Close()
+		_, err = c.Read(make([]byte, 1))
+	}
+	if !isReset(err) {
+		t.Errorf("the foreign client saw %v instead of a reset", err)
+	}
+	select {
+	case s := <-conns:
+		t.Errorf("the server got a connection from %s", s.RemoteAddr())
+	default:
+	}
+	logContains(t, w.Far, "source is outside the subnets of the peer that asks")
+	own := w.connect(t, lab.ServerIP4, "7501")
+	must(t, talk(own, next(t, conns), 1))
+}
+
+// TestKeyFilesAndSecrets: a private key that others may read is refused, and nothing the gateway says, on any path, contains one.
+func TestKeyFilesAndSecrets(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testLink) // with the debug log
+	w.serve("7502", echoServer)
+	must(t, w.echo(lab.ServerIP4, "7502", patience))
+	for _, g := range []*pair.Gateway{w.Near, w.Far} {
+		keyFile := filepath.Join(g.Dir(), "private.key")
+		secret, err := os.ReadFile(keyFile)
+		must(t, err)
+		key := strings.TrimSpace(string(secret))
+		said := map[string]string{}
+		for _, path := range []string{"/", "/metrics", "/api/v1/stats", "/api/v1/flows", "/api/v1/events", "/api/v1/top", "/healthz", "/readyz", "/debug/pprof/", "/debug/pprof/cmdline", "/private.key", "/..%2fprivate.key"} {
+			body, _, err := g.Get(w.ctx, path)
+			must(t, err)
+			said[path] = string(body)
+		}
+		log, err := os.ReadFile(g.LogPath())
+		must(t, err)
+		said["log"] = string(log)
+		for _, of := range []string{"cmdline", "environ"} {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", g.PID(), of))
+			must(t, err)
+			said[of] = string(b)
+		}
+		for _, args := range [][]string{{"status"}, {"check"}} {
+			out, _ := w.run(g.Node(), binary, append(args, "-c", g.ConfigPath())...)
+			said[args[0]] = out
+		}
+		for where, text := range said {
+			if strings.Contains(text, key) {
+				t.Errorf("%s: the private key stands in %s", g.Name, where)
+			}
+		}
+		info, err := os.Stat(keyFile)
+		must(t, err)
+		if mode := info.Mode().Perm(); mode != 0o600 {
+			t.Errorf("keygen made the file with mode %o", mode)
+		}
+	}
+	g := w.Near
+	keyFile := filepath.Join(g.Dir(), "private.key")
+	must(t, g.Stop(w.ctx))
+	for _, mode := range []os.FileMode{0o640, 0o604, 0o644, 0o660} {
+		must(t, os.Chmod(keyFile, mode))
+		ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+		out, err := w.lab.Command(ctx, g.Node(), binary, "gateway", "-c", g.ConfigPath()).CombinedOutput()
+		cancel()
+		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() <= 0 || !strings.Contains(string(out), "chmod") {
+			t.Errorf("with a key file of mode %o: %v\n%s", mode, err, out)
+		}
+	}
+	must(t, os.Chmod(keyFile, 0o600))
+	must(t, g.Start(w.ctx))
+	w.waitUp(patience)
+}
+
+// TestStatsOnLoopback: the endpoint answers on loopback only.
+func TestStatsOnLoopback(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testLink)
+	port := fmt.Sprint(pair.StatsPort)
+	for _, fam := range families() {
+		for n, host := range map[lab.Node]string{lab.Client: fam.gatewayALAN, lab.GatewayA: fam.gatewayALAN, lab.Server: fam.gatewayBLAN} {
+			c, err := w.lab.Dial(w.ctx, n, "tcp", net.JoinHostPort(host, port))
+			if err == nil {
+				c.Close()
+			}
+			if !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("from %s to %s: %v", n, host, err)
+			}
+		}
+	}
+}
