@@ -10,7 +10,7 @@ type reportCmd struct {
 	JSON     string   `name:"json" placeholder:"FILE" help:"Write the rows of all files as one."`
 	HTML     string   `name:"html" placeholder:"FILE" help:"Write one page with pictures."`
 	Markdown string   `placeholder:"FILE" help:"Write the tables as a document."`
-	Note     []string `placeholder:"TEXT" help:"What readers should know of the measurement; may be given more than once."`
+	Note     []string `sep:"none" placeholder:"TEXT" help:"What readers should know of the measurement; may be given more than once."`
 }
 
 // Run reads, joins and writes.
