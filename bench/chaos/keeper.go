@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"wanpair/bench/pair"
@@ -65,13 +66,34 @@ func (k *keeper) start(ctx context.Context) error {
 	return err
 }
 
-// kill ends the gateway by SIGKILL.
+// orphanLimit is how long the store's process may go on after its gateway was killed.
+const orphanLimit = 10 * time.Second
+
+// kill ends the gateway by SIGKILL, and waits for the store's process, which has to end by itself then.
 func (k *keeper) kill() error {
 	k.expect(false)
 	if !k.Running() {
 		return nil
 	}
-	return k.Kill()
+	store := k.store()
+	if err := k.Kill(); err != nil || store == 0 {
+		return err
+	}
+	killed := time.Now()
+	for syscall.Kill(store, 0) == nil && !zombie(store) {
+		if time.Since(killed) > orphanLimit {
+			k.a.find("leak", "the store's process of %s goes on %v after its gateway was killed", k.side, orphanLimit)
+			return nil
+		}
+		time.Sleep(5 * time.Millisecond) // it is nobody's child any more, so there is nothing to wait on
+	}
+	return nil
+}
+
+// zombie says whether a process has ended and nobody has asked how.
+func zombie(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(text), ") Z ")
 }
 
 // watch samples every second and starts a gateway that died by itself, until ctx ends.
