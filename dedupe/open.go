@@ -35,7 +35,7 @@ func (c *Codec) openStore(hotBytes int64) (*history.Store, error) {
 		cfg.Disk = disk
 	default:
 		disk, err := remote.Start(remote.Config{
-			Command: c.cfg.StoreCommand, Env: c.cfg.StoreEnv, Epochs: epochs, MemoryBytes: max(c.plan.WorkBytes, storeMemory), Event: c.cfg.OnStore,
+			Command: c.cfg.StoreCommand, Env: c.cfg.StoreEnv, Epochs: epochs, MemoryBytes: max(c.plan.WorkBytes, storeMemory), Event: c.storeEvent,
 		})
 		if err != nil {
 			return nil, err

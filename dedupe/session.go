@@ -68,6 +68,9 @@ func (c *Codec) Begin(send func(msg []byte) error) error {
 			return fmt.Errorf("opening exchange: %w", err)
 		}
 	}
+	if c.store.Status().Off != "" {
+		c.withdraw()
+	}
 	return s.post(&token.Message{Kind: token.KindContexts, Contexts: s.lender.Granted()})
 }
 

@@ -23,8 +23,8 @@ const (
 	memTablePerBlock = 128
 )
 
-// maxFaults is how many reads of an epoch may fail before it is given up as a whole.
-const maxFaults = 16
+// maxFaults is how many reads of an epoch may fail before it is given up as a whole: each one costs somebody a flow, and damage is seldom alone.
+const maxFaults = 3
 
 // closeLimit is how long a database may take to close.
 const closeLimit = 10 * time.Second

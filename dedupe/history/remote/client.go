@@ -220,19 +220,40 @@ func (c *Client) open(l *life) error {
 
 // tend watches a child until it dies, or hangs, which it returns.
 func (c *Client) tend(l *life) error {
-	t := time.NewTicker(time.Second / 2)
+	t := time.NewTicker(stallLimit / 8)
 	defer t.Stop()
 	for {
 		select {
 		case <-l.died:
 			return nil
 		case <-t.C:
-			if age := l.oldest(); age > hangLimit {
-				err := fmt.Errorf("no answer from the disk for %v", age.Round(time.Second))
-				l.die(err)
-				return err
-			}
 		}
+		all, read := l.oldest()
+		if all > hangLimit {
+			err := fmt.Errorf("no answer from the disk for %v", all.Round(time.Second))
+			l.die(err)
+			return err
+		}
+		c.stalled(read > stallLimit)
+	}
+}
+
+// stalled notes whether the disk stands still: then nobody asks it for anything until it has answered.
+func (c *Client) stalled(now bool) {
+	c.mu.Lock()
+	was := c.off != ""
+	switch {
+	case now && !was:
+		c.off = "the disk does not answer"
+	case !now && was:
+		c.off = ""
+	}
+	c.mu.Unlock()
+	switch {
+	case now && !was:
+		c.cfg.Event(Event{Off: true, Reason: "the disk does not answer"})
+	case !now && was:
+		c.cfg.Event(Event{On: true})
 	}
 }
 
@@ -411,10 +432,10 @@ func (c *Client) child(wait time.Duration) (*life, error) {
 		l, up, off := c.life, c.up, c.off
 		c.mu.Unlock()
 		switch {
-		case l != nil:
-			return l, nil
 		case off != "":
 			return nil, fmt.Errorf("%w: %s", history.ErrUnavailable, off)
+		case l != nil:
+			return l, nil
 		}
 		if timeout == nil {
 			t := time.NewTimer(wait)

@@ -20,13 +20,15 @@ const (
 	openWait = 15 * time.Second
 	// lockWait is how long Start tries while another process has the directory: the child of a gateway that was killed ends within it.
 	lockWait = 5 * time.Second
-	// upWait is how long a read waits for a child that is being started, putWait a write.
-	upWait  = 500 * time.Millisecond
+	// upWait is how long a read waits for a child that is being started, which takes some 100 ms, putWait a write.
+	upWait  = 1500 * time.Millisecond
 	putWait = 5 * time.Second
 	// hangLimit is the age of the oldest unanswered call at which a child counts as hung and is killed; openLimit that of a child that
 	// has not said that it is ready.
 	hangLimit = 10 * time.Second
 	openLimit = 60 * time.Second
+	// stallLimit is the age of the oldest unanswered read at which the cache counts as off until there is an answer.
+	stallLimit = 1500 * time.Millisecond
 	// pingEvery is how often an idle child is asked for its status.
 	pingEvery = time.Second
 	// reapLimit is how long a killed child is waited for. One that hangs in the kernel ends when the disk answers, if ever.

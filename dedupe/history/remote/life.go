@@ -39,9 +39,9 @@ type life struct {
 
 // call is a request under way.
 type call struct {
+	kind  kind
 	began time.Time
-	key   history.Key
-	about bool // key says which block
+	key   history.Key // of kindGet and kindPut
 	reply chan *answer
 }
 
@@ -117,12 +117,12 @@ func (l *life) die(reason error) {
 
 // begin sends a request.
 func (l *life) begin(q *request) (*call, error) {
-	c := &call{began: time.Now(), reply: make(chan *answer, 1)}
+	c := &call{kind: q.kind, began: time.Now(), reply: make(chan *answer, 1)}
 	switch q.kind {
 	case kindGet:
-		c.key, c.about = q.key, true
+		c.key = q.key
 	case kindPut:
-		c.key, c.about = q.block.Key, true
+		c.key = q.block.Key
 	}
 	l.mu.Lock()
 	if l.dead {
@@ -181,14 +181,18 @@ func (a *answer) result() (*answer, error) {
 	return a, nil
 }
 
-// oldest returns the age of the oldest call under way.
-func (l *life) oldest() (age time.Duration) {
+// oldest returns the age of the oldest call under way, and of the oldest that reads a block.
+func (l *life) oldest() (all, read time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range l.calls {
-		age = max(age, time.Since(c.began))
+		age := time.Since(c.began)
+		all = max(all, age)
+		if c.kind == kindGet {
+			read = max(read, age)
+		}
 	}
-	return age
+	return all, read
 }
 
 // underWay lists the blocks that were being read and written.
@@ -196,7 +200,7 @@ func (l *life) underWay() (keys []history.Key) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range l.calls {
-		if c.about {
+		if c.kind == kindGet || c.kind == kindPut {
 			keys = append(keys, c.key)
 		}
 	}
