@@ -27,6 +27,7 @@ func Fields() []Field {
 		{"doing", "what was attempted"},
 		{"dst", "where the client connects to, address and port"},
 		{"endpoint", "address of a peer's box as configured"},
+		{"epoch", "directory of the cache that holds a stretch of the history"},
 		{"err", "what went wrong"},
 		{"file", "path of a file"},
 		{"finding", "something on this host that stands in the way"},

@@ -44,7 +44,7 @@ func logStore(log *slog.Logger, peerName string) func(dedupe.StoreEvent) {
 	return func(e dedupe.StoreEvent) {
 		switch {
 		case e.Off:
-			log.Error("cache is off", "error", e.Reason)
+			log.Error("cache is off", "err", e.Reason)
 		case e.On:
 			log.Info("cache works again")
 		case e.Full:
@@ -52,7 +52,7 @@ func logStore(log *slog.Logger, peerName string) func(dedupe.StoreEvent) {
 		case e.Room:
 			log.Info("cache is written to again")
 		case e.Died:
-			log.Warn("store process died", "error", e.Reason)
+			log.Warn("store process died", "err", e.Reason)
 		case e.DiscardedFrom != "":
 			log.Warn("part of the cache is given up", "epoch", e.DiscardedFrom, "reason", e.Reason)
 		}
