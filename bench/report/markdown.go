@@ -31,7 +31,7 @@ func (r *Report) Markdown(about []About, targets []Target) string {
 			fmt.Fprintf(&b, "| %s %s | %s | %s | %s | %s | %s |\n", o.Scenario, o.Phase, o.Link, o.figure(), Times(o.Least), Times(o.Ratio), o.word())
 		}
 		if reasons := reasons(outcomes); len(reasons) > 0 {
-			b.WriteString("\nWhat is not reached, and why:\n\n")
+			b.WriteString("\nWhat is not reached, and what is known of the reason:\n\n")
 			for _, reason := range reasons {
 				fmt.Fprintf(&b, "- %s\n", reason)
 			}
@@ -199,9 +199,8 @@ func (r *Report) gain(row *Row, name string) string {
 	if row.Baseline {
 		return ""
 	}
-	base, ok := r.Baseline(row.Scenario, row.Phase, row.Link, metric(name))
-	ratio, have := perPayload(base, row, metric(name))
-	if !ok || !have {
+	ratio, ok := perPayload(r.Baseline(row.Scenario, row.Phase, row.Link, metric(name)), row, metric(name))
+	if !ok {
 		return "–"
 	}
 	return Times(ratio)

@@ -162,6 +162,20 @@ func TestWriteRead(t *testing.T) {
 	}
 }
 
+// A run that does not count, or the one that happened to get most done, must not flatter the others.
+func TestRatiosAreByTheByteOfRunsThatCount(t *testing.T) {
+	base := &Row{Runs: []Run{{Seconds: 5, PayloadBytes: 200}}}
+	row := &Row{Runs: []Run{
+		{Seconds: 5, PayloadBytes: 400}, {Seconds: 5, PayloadBytes: 300}, {Seconds: 5, PayloadBytes: 250}, {Seconds: 5, PayloadBytes: 9000, Void: "late"},
+	}}
+	if got, ok := perPayload(base, row, metric("time")); !ok || math.Abs(got-1.5) > 1e-9 {
+		t.Errorf("%v %v, want 1.5", got, ok)
+	}
+	if _, ok := perPayload(nil, row, metric("time")); ok {
+		t.Error("a ratio to nothing")
+	}
+}
+
 func TestMerge(t *testing.T) {
 	first, second := sample(), &Report{Seed: 9, Notes: []string{"sizes scaled to 20 s of the link", "more"}}
 	key := Key{"dump", "again", "10m-100ms", "wanpair"}

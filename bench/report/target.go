@@ -33,11 +33,7 @@ func (r *Report) Judge(targets []Target) []Outcome {
 			if t.Link != "" && t.Link != link {
 				continue
 			}
-			theirs, ok := r.against(t, link)
-			if !ok {
-				continue
-			}
-			ratio, ok := perPayload(theirs, r.Find(Key{t.Scenario, t.Phase, link, measured}), metric(t.Metric))
+			ratio, ok := perPayload(r.against(t, link), r.Find(Key{t.Scenario, t.Phase, link, measured}), metric(t.Metric))
 			if !ok {
 				continue
 			}
@@ -49,54 +45,60 @@ func (r *Report) Judge(targets []Target) []Outcome {
 	return outcomes
 }
 
-// amount is a median with the payload it was measured with.
-type amount struct{ value, payload float64 }
-
-// perPayload is how many times less a row takes of a metric than something else does. Where both moved bytes it is per byte: a load of a
-// given time gets more done, and a very slow column is given less to do.
-func perPayload(than amount, row *Row, m Metric) (float64, bool) {
-	s, ok := Summarize(row, m)
-	if !ok || s.Median == 0 || than.value == 0 {
+// perPayload is how many times less a row takes of a metric than another one does. Where both moved bytes in all their runs it is per byte,
+// run by run: a load of a given time gets more done, and a very slow column is given less to do.
+func perPayload(than, row *Row, m Metric) (float64, bool) {
+	if m.Extensive && moved(than) && moved(row) {
+		whole := m.Value
+		m.Value = func(r Run) (float64, bool) {
+			v, ok := whole(r)
+			return v / float64(r.PayloadBytes), ok
+		}
+	}
+	ours, ok := Summarize(row, m)
+	theirs, have := Summarize(than, m)
+	if !ok || !have || ours.Median == 0 {
 		return 0, false
 	}
-	ratio := than.value / s.Median
-	if p := payload(row); m.Extensive && p > 0 && than.payload > 0 {
-		ratio *= p / than.payload
-	}
-	return ratio, true
+	return theirs.Median / ours.Median, true
 }
 
-func (r *Report) against(t Target, link string) (amount, bool) {
+// moved says whether every run of a row that counts has a payload.
+func moved(row *Row) bool {
+	if row == nil {
+		return false
+	}
+	for _, run := range row.Runs {
+		if run.Void == "" && run.PayloadBytes == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *Report) against(t Target, link string) *Row {
 	if t.Against == "" {
 		return r.Baseline(t.Scenario, t.Phase, link, metric(t.Metric))
 	}
-	row := r.Find(Key{t.Scenario, t.Phase, link, t.Against})
-	s, ok := Summarize(row, metric(t.Metric))
-	if !ok {
-		return amount{}, false
-	}
-	return amount{s.Median, payload(row)}, true
+	return r.Find(Key{t.Scenario, t.Phase, link, t.Against})
 }
 
-// Baseline is the least median, for its payload, that a baseline column reached: the better of plain TCP's congestion controls.
-func (r *Report) Baseline(scenario, phase, link string, m Metric) (amount, bool) {
-	var best amount
-	found := false
+// Baseline is the row of the better of plain TCP's congestion controls by a metric; nil when none was measured.
+func (r *Report) Baseline(scenario, phase, link string, m Metric) *Row {
+	var best *Row
 	for i := range r.Rows {
 		row := &r.Rows[i]
 		if row.Scenario != scenario || row.Phase != phase || row.Link != link || !row.Baseline {
 			continue
 		}
-		s, ok := Summarize(row, m)
-		if !ok {
+		if _, ok := Summarize(row, m); !ok {
 			continue
 		}
-		if better, ok := perPayload(best, row, m); !found || ok && better > 1 {
-			best = amount{s.Median, payload(row)}
+		if better, ok := perPayload(best, row, m); best == nil || ok && better > 1 {
+			best = row
 		}
-		found = true
 	}
-	return best, found
+	return best
 }
 
 // Links lists the links in the order of their first rows.
