@@ -407,20 +407,20 @@ func TestClientPortsUsedAgain(t *testing.T) {
 			end    func(client, server *net.TCPConn) error
 			pause  time.Duration // the client's own kernel asks for
 		}{
-			{"the server ended first", 42001, 30, func(client, server *net.TCPConn) error {
+			{"the server ended first", 42001, 12, func(client, server *net.TCPConn) error {
 				return errors.Join(server.Close(), expectStream(client, 0, 0), client.Close())
 			}, 0},
-			{"the client reset", 42002, 30, func(client, _ *net.TCPConn) error {
+			{"the client reset", 42002, 12, func(client, _ *net.TCPConn) error {
 				return errors.Join(client.SetLinger(0), client.Close())
 			}, 0},
-			{"the server reset", 42003, 30, func(client, server *net.TCPConn) error {
+			{"the server reset", 42003, 12, func(client, server *net.TCPConn) error {
 				err := errors.Join(server.SetLinger(0), server.Close())
 				if seen := readOn(client)(); !isReset(seen) {
 					err = errors.Join(err, fmt.Errorf("instead of a reset: %w", seen))
 				}
 				return errors.Join(err, client.Close())
 			}, 0},
-			{"the client ended first", 42004, 3, func(client, server *net.TCPConn) error {
+			{"the client ended first", 42004, 2, func(client, server *net.TCPConn) error {
 				return errors.Join(client.CloseWrite(), expectStream(server, 0, 0), server.Close(), expectStream(client, 0, 0), client.Close())
 			}, 1100 * time.Millisecond},
 		} {
