@@ -90,6 +90,21 @@ func (k *keeper) kill() error {
 	return nil
 }
 
+// dump ends a gateway that does not do its work by SIGQUIT, which makes it write what all its goroutines are doing into its log, and starts
+// it again.
+func (k *keeper) dump(ctx context.Context) {
+	k.expect(false)
+	if err := k.Signal(syscall.SIGQUIT); err != nil {
+		return // it does not run
+	}
+	if err := k.Stop(ctx); err != nil { // after SIGQUIT nothing but the wait counts
+		k.a.find("dumped", "the goroutines of %s are in %s", k.side, k.LogPath())
+	}
+	if err := k.start(ctx); err != nil {
+		k.a.find("harness", "start %s: %v", k.side, err)
+	}
+}
+
 // zombie says whether a process has ended and nobody has asked how.
 func zombie(pid int) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

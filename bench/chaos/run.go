@@ -356,6 +356,9 @@ func (c *campaign) fault(ctx context.Context, e Event) {
 	}
 	if !record.Accelerated && ctx.Err() == nil {
 		c.account.find("not accelerated", "%s: not again within %v of the repair (condition of the link: %q)", name, settle, record.Condition)
+		for _, k := range c.keepers() {
+			k.dump(repairing)
+		}
 	}
 	record.Deaths = c.deaths() - deaths
 	c.result.addFault(record)
@@ -403,6 +406,9 @@ func (c *campaign) leaks(ctx context.Context) {
 		if last.Flows > 0 {
 			body, _, _ := k.Get(ctx, "/api/v1/flows")
 			c.account.find("leak", "%s still has %d flows: %.2000s", k.side, last.Flows, body)
+			if ctx.Err() == nil {
+				k.dump(ctx)
+			}
 		}
 		if more := last.Sockets - c.result.baselineSockets(k.side); more > 0 {
 			c.account.find("leak", "%s has %d sockets more than before", k.side, more)
