@@ -22,7 +22,8 @@ func (m *Model) endRound(now time.Duration) {
 			m.lowered(now)
 			break
 		}
-		if now-m.phaseAt >= m.cruiseTime() && limited {
+		// Bandwidth that has grown by the headroom alone is worth a look at once.
+		if limited && (now-m.phaseAt >= m.cruiseTime() || m.bw.get() > m.full*1.15) {
 			m.full = m.bw.get()
 			m.enter(probeUp, now)
 		}
@@ -31,6 +32,7 @@ func (m *Model) endRound(now time.Duration) {
 		switch rounds := m.round - m.phaseRound; {
 		case rounds >= 1 && m.bw.get() > m.full*1.1:
 			m.full, m.phaseRound = m.bw.get(), m.round
+			m.boost = min(m.boost+0.3, 1)
 		case rounds >= 1:
 			m.enter(probeDown, now)
 		}
@@ -116,8 +118,13 @@ func (m *Model) yield(limited bool) {
 
 func (m *Model) enter(p phase, now time.Duration) {
 	m.phase, m.phaseAt, m.phaseRound = p, now, m.round
-	if p == probeDown {
+	switch p {
+	case probeUp:
+		m.boost = 0
+	case probeDown:
 		m.rival.lowRTT = 0
+	case cruise:
+		m.full = m.bw.get()
 	}
 }
 
@@ -168,9 +175,9 @@ func (m *Model) control(acked int64) {
 			m.enter(cruise, m.at)
 		}
 	case cruise:
-		m.window = m.bdp(1+m.headroom) + m.slack()
+		m.window = m.bdp(1) + max(m.bdp(m.headroom), m.slack())
 	case probeUp:
-		m.window = m.bdp(max(m.probe, 1+m.headroom+probeStep)) + m.slack()
+		m.window = m.bdp(1) + max(m.bdp(max(m.probe-1, m.headroom+probeStep)+m.boost), 2*m.slack())
 	case probeDown:
 		m.window = m.bdp(drainGain)
 	case competing:

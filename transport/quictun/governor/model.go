@@ -8,12 +8,12 @@ const (
 	startupRounds   = 3    // so many without growth: the pipe is full
 	bandwidthRounds = 10   // rounds an estimate of the bandwidth lives
 	minWindow       = 4    // packets
-	probeGain       = 1.25 // at most; less where probes cost packets
+	probeGain       = 1.2  // at most; less where probes cost packets
 	probeStep       = 0.05
 	drainGain       = 0.8
 	cruiseSlack     = 2                // packets beyond the gain
 	lumps           = time.Millisecond // and what goes in the time of quic-go's pacing steps
-	headroomMax     = 0.1              // of the product, to be in flight beyond it while cruising
+	headroomMax     = 0.06             // of the product, to be in flight beyond it while cruising
 	headroomStep    = 0.02             // it falls by so much when it costs packets
 	startupLoss     = 0.1              // a round of startup that loses more has overrun the queue
 )
@@ -95,6 +95,7 @@ type Model struct {
 	window     int64
 	headroom   float64
 	probe      float64   // gain of the next probe
+	boost      float64   // beyond it, while every round of a probe finds more
 	lowLoss    lossRatio // while the window was lowered: what the link loses by itself
 	highLoss   lossRatio // while cruising
 	roundPhase phase     // in which this round began

@@ -7,22 +7,20 @@ import (
 
 // Constants of competition.
 const (
-	rivalHints   = 2 // lowered windows in a row that left a queue: somebody else's
-	rivalRounds  = 8 // rounds in a row with a queue that stands: the same
-	rivalTime    = time.Second
-	rivalBeta    = 0.75 // CUBIC has 0.7 and 0.4 (RFC 9438): here is a little more, for what
-	rivalCubic   = 0.5  // looking for rivals costs; packets per second cubed
-	rivalGrowth  = 1.15
-	blindGain    = 2.0
-	blindTime    = 15 * time.Second
-	blindCuts    = 3                // cuts in a row that emptied nothing: the rival does not heed losses
-	aloneTest    = 6 * time.Second  // how often it is tried whether the rival has gone
-	aloneTests   = 3                // in a row that find nobody
-	rttMemory    = 10 * time.Second // of the longest round trip
-	standingRTT  = 1.2              // of the round trip, and what follows beyond it: a queue that stands
-	standingTime = 4 * time.Millisecond
-
-	standingPackets = 5
+	rivalHints  = 2 // lowered windows in a row that left a queue: somebody else's
+	rivalRounds = 8 // rounds in a row with a queue that stands: the same
+	rivalTime   = time.Second
+	rivalBeta   = 0.75 // CUBIC has 0.7 and 0.4 (RFC 9438): here is a little more, for what
+	rivalCubic  = 0.5  // looking for rivals costs; packets per second cubed
+	rivalGrowth = 1.15
+	blindGain   = 2.0
+	blindTime   = 15 * time.Second
+	blindCuts   = 3                // cuts in a row that emptied nothing: the rival does not heed losses
+	aloneTest   = 6 * time.Second  // how often it is tried whether the rival has gone
+	aloneTests  = 3                // in a row that find nobody
+	rttMemory   = 10 * time.Second // of the longest round trip
+	queueCruise = 0.2              // of the round trip: a queue that stands while cruising
+	queueLow    = 0.06             // and while the window is lowered
 )
 
 // rival is what the model knows of somebody else who keeps the queue filled.
@@ -56,10 +54,11 @@ type rival struct {
 	blind    time.Duration // until when losses are not heeded
 }
 
-// standing says whether rtt shows a queue that should not be there.
-func (m *Model) standing(rtt time.Duration) bool {
-	lumps := time.Duration(standingPackets * float64(m.packet) / max(m.bw.get(), 1) * float64(time.Second))
-	return float64(rtt) > standingRTT*float64(m.base.get())+float64(standingTime+lumps)
+// standing says whether rtt shows a queue of which more than share of the round
+// trip is not this connection's.
+func (m *Model) standing(rtt time.Duration, share float64) bool {
+	lumps := 20 * share * float64(m.packet) / max(m.bw.get(), 1) * float64(time.Second)
+	return float64(rtt) > (1+share)*float64(m.base.get())+20*share*float64(time.Millisecond)+lumps
 }
 
 // heard keeps the extremes of the round trip.
@@ -78,7 +77,7 @@ func (m *Model) heard(now, rtt time.Duration) {
 func (m *Model) lowered(now time.Duration) {
 	r := &m.rival
 	r.judge = false
-	if !m.standing(r.lowRTT) {
+	if !m.standing(r.lowRTT, queueLow) {
 		r.hints = 0
 		return
 	}
@@ -92,7 +91,7 @@ func (m *Model) lowered(now time.Duration) {
 // alone there is none.
 func (m *Model) stands(now time.Duration) {
 	r := &m.rival
-	if m.phase != cruise && m.phase != probeDown || !m.standing(m.roundRTT) {
+	if m.phase != cruise && m.phase != probeDown || !m.standing(m.roundRTT, queueCruise) {
 		if m.phase != probeUp {
 			r.stood, r.stoodAt = 0, now
 		}
@@ -170,7 +169,7 @@ func (m *Model) testRound(now time.Duration) {
 	}
 	r.test = false
 	r.testAt = now + aloneTest
-	if m.standing(r.lowRTT) && float64(r.lowRTT) > 0.55*float64(r.cutRTT) {
+	if m.standing(r.lowRTT, queueCruise) && float64(r.lowRTT) > 0.55*float64(r.cutRTT) {
 		r.tests = 0
 		return
 	}
