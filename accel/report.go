@@ -39,6 +39,14 @@ func (g *Gateway) snapshot() stats.Snapshot {
 		codec := p.Codec().Stats()
 		s.Cache.SizeBytes += codec.CacheBytes
 		s.Cache.MemoryBytes += codec.HotBytes + codec.OpenBytes + codec.IndexBytes
+		s.Cache.Epochs += codec.StoreEpochs
+		switch {
+		case s.Cache.Off != "":
+		case codec.StoreOff != "":
+			s.Cache.Off = p.Name() + ": " + codec.StoreOff
+		case codec.StoreFull:
+			s.Cache.Off = "nothing new is kept: the file system of cache.dir is nearly full"
+		}
 		s.Peers = append(s.Peers, g.peerSnapshot(p, active[p.Name()]))
 		if peer.State(p.announced.Load()) == peer.Up {
 			up++

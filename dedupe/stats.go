@@ -43,6 +43,7 @@ type Stats struct {
 	DiskFailures       int64  // blocks that could not be written or read
 	DiskLate           int64  // blocks that nobody waited for any longer
 	StoreRestarts      int64  // of the process that keeps the history on disk
+	StoreEpochs        int    // on disk, both logs
 	StoreFull          bool   // the file system has no space to spare: nothing is written
 	StoreOff           string // why nothing on disk can be used at the moment; "" while it can
 	EffortLevel        int    // zstd level in use: 0 fastest to 2 better
@@ -78,6 +79,7 @@ func (c *Codec) Stats() Stats {
 		DiskFailures:       c.store.Failed.Load(),
 		DiskLate:           c.store.Late.Load(),
 		StoreRestarts:      st.Restarts,
+		StoreEpochs:        len(st.Extents[own]) + len(st.Extents[peer]),
 		StoreFull:          st.Full,
 		StoreOff:           st.Off,
 		EffortLevel:        c.effort(),

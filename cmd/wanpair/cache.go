@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"wanpair/accel/config"
+	"wanpair/accel/stats"
 	"wanpair/dedupe"
 	"wanpair/dedupe/history"
 	"wanpair/dedupe/history/remote"
@@ -38,21 +39,25 @@ func (cacheServeCmd) Run() error { return remote.ServeChild() }
 // storeCommand is how the gateway starts the process above: the very program that runs, even when its file was replaced meanwhile.
 func storeCommand() []string { return []string{"/proc/self/exe", "cache", "serve"} }
 
-// logStore returns what writes the store's events of one peer to the log.
-func logStore(log *slog.Logger, peerName string) func(dedupe.StoreEvent) {
+// logStore returns what writes the store's events of one peer to the log, and those that change what users get to the list of events.
+func logStore(log *slog.Logger, events *stats.Events, peerName string) func(dedupe.StoreEvent) {
 	log = log.With("peer", peerName)
 	return func(e dedupe.StoreEvent) {
 		switch {
 		case e.Off:
-			log.Error("cache is off", "err", e.Reason)
+			log.Error("cache is off", "error", e.Reason)
+			events.Add(stats.EventCacheOff, peerName, "the cache is off: "+e.Reason)
 		case e.On:
 			log.Info("cache works again")
+			events.Add(stats.EventCacheOn, peerName, "the cache works again")
 		case e.Full:
 			log.Warn("cache is not written to: the file system is nearly full")
+			events.Add(stats.EventCacheOff, peerName, "nothing new is kept: the file system is nearly full")
 		case e.Room:
 			log.Info("cache is written to again")
+			events.Add(stats.EventCacheOn, peerName, "there is room to keep new data again")
 		case e.Died:
-			log.Warn("store process died", "err", e.Reason)
+			log.Warn("store process died", "error", e.Reason)
 		case e.DiscardedFrom != "":
 			log.Warn("part of the cache is given up", "epoch", e.DiscardedFrom, "reason", e.Reason)
 		}

@@ -230,7 +230,7 @@ func addPeers(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, gatew
 				MemoryBytes: cfg.Cache.MemoryBytes / int64(len(cfg.Peers)),
 
 				StoreCommand: storeCommand(),
-				OnStore:      logStore(log, pc.Name),
+				OnStore:      logStore(log, gateway.Events(), pc.Name),
 			},
 			Serve: func(ctx context.Context, s *peer.Stream) { gateway.ServeStream(ctx, p, s) },
 		})
