@@ -164,7 +164,7 @@ func (m *Model) control(acked int64) {
 		}
 		if lost := m.lost - m.roundLost; lost > 20*m.packet && float64(lost) > startupLoss*float64(m.sent-m.roundSent+m.inFlight) {
 			m.enter(drain, m.at)
-			m.window = m.bdp(1)
+			m.window = max(m.bdp(1), minWindow*m.packet)
 			return
 		}
 		m.window = max(min(m.window, m.bdp(2.5)), 32*m.packet)
