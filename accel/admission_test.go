@@ -18,8 +18,7 @@ func TestAdmissionOpensWithRoomToSpare(t *testing.T) {
 		{0, 100, policy.None}, {99, 100, policy.None},
 		{100, 100, policy.FlowLimit}, {99, 100, policy.FlowLimit}, {91, 100, policy.FlowLimit},
 		{90, 100, policy.None}, {99, 100, policy.None}, {120, 100, policy.FlowLimit},
-		{120, 200, policy.None},      // the limit was raised
-		{120, 110, policy.FlowLimit}, // and lowered
+		{120, 200, policy.None}, {120, 110, policy.FlowLimit}, // raised, and lowered
 		{1, 1, policy.FlowLimit}, {0, 1, policy.None},
 	} {
 		if got := a.update(step.flows, step.limit); got != step.want {

@@ -254,10 +254,10 @@ func TestBrokenWhileNobodyReads(t *testing.T) {
 		broken  bool
 	}{
 		"lives":              {func(*testing.T, *Conn, *net.TCPConn) {}, false},
-		"other end is over":  {func(_ *testing.T, _ *Conn, c *net.TCPConn) { c.CloseWrite() }, false},
-		"both ends are over": {func(_ *testing.T, e *Conn, c *net.TCPConn) { c.CloseWrite(); e.CloseWrite() }, false},
+		"other end is over":  {func(_ *testing.T, _ *Conn, c *net.TCPConn) { _ = c.CloseWrite() }, false},
+		"both ends are over": {func(_ *testing.T, e *Conn, c *net.TCPConn) { _ = c.CloseWrite(); _ = e.CloseWrite() }, false},
 		"reset":              {func(t *testing.T, _ *Conn, c *net.TCPConn) { reset(t, c) }, true},
-		"reset after a FIN":  {func(t *testing.T, _ *Conn, c *net.TCPConn) { c.CloseWrite(); reset(t, c) }, true},
+		"reset after a FIN":  {func(t *testing.T, _ *Conn, c *net.TCPConn) { _ = c.CloseWrite(); reset(t, c) }, true},
 		"closed by us":       {func(_ *testing.T, e *Conn, _ *net.TCPConn) { e.Reset() }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
