@@ -210,6 +210,7 @@ func (p *Peer) serveSession(ctx context.Context, ts *transport.Session) error {
 	p.setCurrent(s)
 	p.log.Info("session began", "site", ts.Peer().Site, "version", ts.Peer().Software)
 
+	outer := ctx
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.handleMessages(ctx) })
 	group.Go(func() error { return s.acceptStreams(ctx) })
@@ -217,6 +218,9 @@ func (p *Peer) serveSession(ctx context.Context, ts *transport.Session) error {
 	group.Go(func() error {
 		select {
 		case <-ctx.Done():
+			if outer.Err() == nil { // one of the others failed: the streams that acceptStreams waits for end with the session only
+				ts.End(context.Cause(ctx), transport.AbortInternal)
+			}
 			return nil
 		case <-ts.Done():
 			return ts.Err()

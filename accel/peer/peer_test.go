@@ -258,6 +258,39 @@ func TestAnAbortReachesTheOtherSideWithItsCode(t *testing.T) {
 }
 
 // TestPeerRestarted replaces one side by a new instance in the middle of a flow: the flow is reset, new ones work, with a cold cache.
+// A codec message that makes no sense ends the session on this side, although flows of it are open, and the next session works.
+func TestBadCodecMessageEndsTheSession(t *testing.T) {
+	a, b := newSide(t, "a"), newSide(t, "b")
+	defer a.end(t)
+	defer b.end(t)
+	join(t, a, b, memtun.Config{})
+	waitUp(t, a, b)
+	stream, err := b.Open(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	served := <-a.served
+	defer served.Close()
+	if err := served.Answer(netip.MustParseAddrPort("10.2.0.1:9")); err != nil {
+		t.Fatal(err)
+	}
+	before := a.Link().Session()
+	if err := b.Link().Session().SendCodec([]byte{0xff, 0xff, 0xff}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-before.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatal("the session goes on")
+	}
+	if _, err := served.Receive(); err == nil {
+		t.Error("its flow goes on")
+	}
+	join(t, a, b, memtun.Config{})
+	waitUp(t, a, b)
+}
+
 func TestPeerRestarted(t *testing.T) {
 	a, b := newSide(t, "a"), newSide(t, "b")
 	defer a.end(t)
