@@ -15,11 +15,18 @@ func TestAdmissionOpensWithRoomToSpare(t *testing.T) {
 		flows, limit int
 		want         policy.Reason
 	}{
-		{0, 100, policy.None}, {99, 100, policy.None},
-		{100, 100, policy.FlowLimit}, {99, 100, policy.FlowLimit}, {91, 100, policy.FlowLimit},
-		{90, 100, policy.None}, {99, 100, policy.None}, {120, 100, policy.FlowLimit},
-		{120, 200, policy.None}, {120, 110, policy.FlowLimit}, // raised, and lowered
-		{1, 1, policy.FlowLimit}, {0, 1, policy.None},
+		{0, 100, policy.None},
+		{99, 100, policy.None},
+		{100, 100, policy.FlowLimit},
+		{99, 100, policy.FlowLimit},
+		{91, 100, policy.FlowLimit},
+		{90, 100, policy.None},
+		{99, 100, policy.None},
+		{120, 100, policy.FlowLimit},
+		{120, 200, policy.None},
+		{120, 110, policy.FlowLimit}, // raised, and lowered
+		{1, 1, policy.FlowLimit},
+		{0, 1, policy.None},
 	} {
 		if got := a.update(step.flows, step.limit); got != step.want {
 			t.Errorf("%d flows of %d: %v, want %v", step.flows, step.limit, got, step.want)
