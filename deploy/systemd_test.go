@@ -150,7 +150,7 @@ func TestServiceUnderSystemd(t *testing.T) {
 		"state_directory":       "wanpair 700",
 		"healthy":               "yes",
 		"tcp_listens":           "127.0.0.1:4601 127.0.0.1:9460 [::1]:4601",
-		"udp_tunnel":            "*:4600",
+		"udp_tunnel":            "0.0.0.0:4600",
 		"probe_failed":          "0",
 		"rules":                 "yes",
 		"routing_rules":         "yes",
