@@ -72,8 +72,7 @@ func (p *pair) sendMissing(from, to *side, data []byte, frame int) (misses int) 
 		if err == nil {
 			return misses
 		}
-		var miss *MissError
-		if !errors.As(err, &miss) {
+		if _, ok := errors.AsType[*MissError](err); !ok {
 			p.t.Fatal(err)
 		}
 		misses++

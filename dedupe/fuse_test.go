@@ -53,19 +53,23 @@ func (f *faults) meet(ctx context.Context, errno func() syscall.Errno, hangs boo
 
 // faultyNode is a directory or file of the file system below.
 type faultyNode struct {
-	fs.LoopbackNode
+	*fs.LoopbackNode
 	faults *faults
-	name   string
 }
 
 var (
-	_ fs.NodeOpener  = (*faultyNode)(nil)
-	_ fs.NodeCreater = (*faultyNode)(nil)
+	_ fs.NodeOpener      = (*faultyNode)(nil)
+	_ fs.NodeCreater     = (*faultyNode)(nil)
+	_ fs.NodeWrapChilder = (*faultyNode)(nil)
 )
+
+func (n *faultyNode) WrapChild(_ context.Context, child fs.InodeEmbedder) fs.InodeEmbedder {
+	return &faultyNode{child.(*fs.LoopbackNode), n.faults}
+}
 
 func (n *faultyNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	h, out, errno := n.LoopbackNode.Open(ctx, flags)
-	return n.wrap(h, n.name), out, errno
+	return n.wrap(h, n.Path(nil)), out, errno
 }
 
 func (n *faultyNode) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
@@ -120,11 +124,9 @@ func mountFaulty(t *testing.T) (string, *faults) {
 	requireRoot(t)
 	below, dir, f := t.TempDir(), t.TempDir(), &faults{}
 	root := &fs.LoopbackRoot{Path: below}
-	root.NewNode = func(_ *fs.LoopbackRoot, _ *fs.Inode, name string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &faultyNode{LoopbackNode: fs.LoopbackNode{RootData: root}, faults: f, name: name}
-	}
-	root.RootNode = root.NewNode(root, nil, "", nil)
-	server, err := fs.Mount(dir, root.RootNode, &fs.Options{MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "faulty"}})
+	node := &faultyNode{&fs.LoopbackNode{RootData: root}, f}
+	root.RootNode = node
+	server, err := fs.Mount(dir, node, &fs.Options{MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "faulty"}})
 	if err != nil {
 		t.Fatal(err)
 	}

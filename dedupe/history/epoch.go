@@ -117,7 +117,7 @@ func (e *epoch) acquire(write bool) (*badger.DB, error) {
 		case e.gone:
 			e.mu.RUnlock()
 			return nil, ErrAbsent
-		case e.db != nil && !(write && e.ro):
+		case e.db != nil && (!write || !e.ro):
 			return e.db, nil
 		}
 		e.mu.RUnlock()
@@ -133,7 +133,7 @@ func (e *epoch) acquire(write bool) (*badger.DB, error) {
 func (e *epoch) open(write bool) (err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.gone || e.db != nil && !(write && e.ro) {
+	if e.gone || e.db != nil && (!write || !e.ro) {
 		return nil
 	}
 	if e.db != nil {
@@ -319,10 +319,11 @@ func (e *epoch) closeDB() (err error) {
 // closeBadger closes a database. One that cannot write its last table tries for ever: it is left behind.
 func closeBadger(db *badger.DB) error {
 	done := make(chan error, 1)
-	go func() (err error) {
+	go func() {
+		var err error
 		defer func() { done <- err }()
 		defer guard(&err)()
-		return db.Close()
+		err = db.Close()
 	}()
 	t := time.NewTimer(closeLimit)
 	defer t.Stop()

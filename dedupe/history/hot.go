@@ -1,6 +1,9 @@
 package history
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // place is where a block stands in the hot table.
 type place uint8
@@ -109,8 +112,8 @@ func (h *hot) remove(i int) {
 func (h *hot) drop(match func(Key) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for i := len(h.ring) - 1; i >= 0; i-- {
-		if match(h.ring[i].Key) {
+	for i, b := range slices.Backward(h.ring) { // remove moves the last one to i, which was looked at already
+		if match(b.Key) {
 			h.remove(i)
 		}
 	}

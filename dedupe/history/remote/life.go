@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -29,12 +30,11 @@ type life struct {
 	wmu sync.Mutex // serialises writing
 	buf []byte
 
-	mu      sync.Mutex
-	calls   map[uint64]*call
-	last    uint64
-	dead    bool
-	reason  error
-	writing history.Extent // the epoch written to last
+	mu     sync.Mutex
+	calls  map[uint64]*call
+	last   uint64
+	dead   bool
+	reason error
 }
 
 // call is a request under way.
@@ -123,6 +123,7 @@ func (l *life) begin(q *request) (*call, error) {
 		c.key = q.key
 	case kindPut:
 		c.key = q.block.Key
+	default: // about no block
 	}
 	l.mu.Lock()
 	if l.dead {
@@ -238,12 +239,9 @@ func (l *life) end(limit time.Duration) error {
 // obituary puts exit status and last words together.
 func (l *life) obituary(exit error) error {
 	if said := l.stderr.firstLine(); said != "" {
-		return fmt.Errorf("%v: %s", exit, said)
+		return fmt.Errorf("%w: %s", cmp.Or(exit, l.reason), said)
 	}
-	if exit != nil {
-		return exit
-	}
-	return l.reason
+	return cmp.Or(exit, l.reason)
 }
 
 // excerpt keeps the beginning of what is written to it.

@@ -152,6 +152,7 @@ func (s *server) read(ordered, free chan<- job) (last uint64, err error) {
 			return h.id, nil
 		case kindPut, kindNote, kindLogs:
 			to = ordered
+		default: // reads
 		}
 		select {
 		case to <- job{h.id, q}:
@@ -185,6 +186,7 @@ func (s *server) do(j job) {
 		a.next = uint64(next)
 	case kindPing:
 		s.disk.Probe()
+	default: // read answers those
 	}
 	if err != nil {
 		a = &answer{kind: kindFailed, code: failure(err), reason: err.Error()}

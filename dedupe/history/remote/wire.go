@@ -191,15 +191,14 @@ func appendStates(b []byte, logs [2]history.State) []byte {
 
 // request is any request; which fields count follows from the kind.
 type request struct {
-	kind     kind
-	open     openRequest
-	logs     [2]history.State
-	key      history.Key
-	length   int
-	block    history.Sealed
-	extent   history.Extent
-	from     uint64
-	discards []history.Extent
+	kind   kind
+	open   openRequest
+	logs   [2]history.State
+	key    history.Key
+	length int
+	block  history.Sealed
+	extent history.Extent
+	from   uint64
 }
 
 // openRequest is what a child must know.
@@ -246,6 +245,7 @@ func (q *request) append(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(appendKey(b, q.key), uint32(q.length))
 	case kindLengths, kindAnchors:
 		b = binary.BigEndian.AppendUint64(appendExtent(b, q.extent), q.from)
+	default: // no body
 	}
 	return b
 }
@@ -317,7 +317,10 @@ func codes() []struct {
 		err  error
 		code uint8
 	}{
-		{history.ErrAbsent, codeAbsent}, {history.ErrNoRoom, codeNoRoom}, {history.ErrLocked, codeLocked}, {errConfig, codeConfig},
+		{history.ErrAbsent, codeAbsent},
+		{history.ErrNoRoom, codeNoRoom},
+		{history.ErrLocked, codeLocked},
+		{errConfig, codeConfig},
 		{history.ErrUnavailable, codeUnavailable},
 	}
 }
@@ -353,7 +356,6 @@ type answer struct {
 	next     uint64
 	data     []byte // block or records
 	holdings []history.Holding
-	extent   history.Extent // of the holdings
 	code     uint8
 	reason   string
 }
@@ -392,6 +394,7 @@ func (a *answer) append(b []byte) []byte {
 		}
 	case kindFailed:
 		b = appendText(append(b, a.code), a.reason, maxReason)
+	default: // the status is all
 	}
 	return b
 }
