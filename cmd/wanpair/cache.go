@@ -45,7 +45,7 @@ func logStore(log *slog.Logger, events *stats.Events, peerName string) func(dedu
 	return func(e dedupe.StoreEvent) {
 		switch {
 		case e.Off:
-			log.Error("cache is off", "error", e.Reason)
+			log.Error("cache is off", "err", e.Reason)
 			events.Add(stats.EventCacheOff, peerName, "the cache is off: "+e.Reason)
 		case e.On:
 			log.Info("cache works again")
@@ -57,7 +57,7 @@ func logStore(log *slog.Logger, events *stats.Events, peerName string) func(dedu
 			log.Info("cache is written to again")
 			events.Add(stats.EventCacheOn, peerName, "there is room to keep new data again")
 		case e.Died:
-			log.Warn("store process died", "error", e.Reason)
+			log.Warn("store process died", "err", e.Reason)
 		case e.DiscardedFrom != "":
 			log.Warn("part of the cache is given up", "epoch", e.DiscardedFrom, "reason", e.Reason)
 		}

@@ -191,6 +191,7 @@ func TestStoppedChildIsKilled(t *testing.T) {
 		t.Errorf("a read that hangs: %v", err)
 	}
 	eventually(t, "the next child", func() bool { now := c.pid(); return now != pid && now != 0 })
+	eventually(t, "an answer of the next child", func() bool { _, _, err := c.Get(history.Key{}); return err == nil })
 	check(t, c, 0)
 }
 
