@@ -12,6 +12,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"wanpair/transport"
+	"wanpair/transport/quictun/governor"
 )
 
 // Times of dialling.
@@ -37,16 +38,16 @@ func (e *Endpoint) keepLane(ctx context.Context, tr *quic.Transport, p *peer, i 
 		}()
 	}
 	began, had := time.Now(), false
-	for n := 0; ctx.Err() == nil; n++ {
+	n := 0 // attempts
+	for ctx.Err() == nil {
 		if !p.mayDial(i, began, had) {
-			n--
 			if p.Link.Session() != nil && p.up() {
 				began, had = time.Now(), true
 			}
 			pause(ctx, quickRedial)
 			continue
 		}
-		err := e.dial(ctx, tr, p, p.Endpoints[n%len(p.Endpoints)])
+		err := e.dial(ctx, tr, p, &n)
 		if ctx.Err() != nil {
 			return
 		}
@@ -56,7 +57,7 @@ func (e *Endpoint) keepLane(ctx context.Context, tr *quic.Transport, p *peer, i 
 			pause(ctx, quickRedial+rand.N(quickRedial))
 			continue
 		}
-		pause(ctx, redialPeriod*3/4+rand.N(redialPeriod/2))
+		pause(ctx, jittered())
 	}
 }
 
@@ -86,18 +87,89 @@ func (p *peer) mayDial(i int, began time.Time, had bool) bool {
 	}
 }
 
-// dial makes one lane to endpoint and serves it until it ends.
-func (e *Endpoint) dial(ctx context.Context, tr *quic.Transport, p *peer, endpoint string) error {
-	addr, err := resolve(ctx, endpoint, e.Addr())
+// dialled is the outcome of one attempt at a connection.
+type dialled struct {
+	conn     *quic.Conn
+	gov      *governor.Governor
+	addr     netip.AddrPort
+	endpoint string
+	err      error
+}
+
+// maxAttempts is how many attempts may be under way for one lane.
+const maxAttempts = 4
+
+// dial makes one lane to p and serves it until it ends. A new attempt begins
+// every redialPeriod while earlier ones still wait: QUIC's own repeats become
+// rarer the longer nothing is heard, and a path that comes back shall be found
+// within a second. The first attempt that succeeds counts.
+func (e *Endpoint) dial(ctx context.Context, tr *quic.Transport, p *peer, n *int) error {
+	dctx, cancel := context.WithCancel(ctx)
+	results := make(chan dialled)
+	running, made := 0, 0
+	attempt := func() {
+		endpoint, packet := p.Endpoints[*n%len(p.Endpoints)], p.packet(made)
+		*n++
+		made++
+		running++
+		go func() { results <- e.attempt(dctx, tr, p, endpoint, packet) }()
+	}
+	attempt()
+	next := time.NewTimer(jittered())
+	defer next.Stop()
+	var won dialled
+	for won.conn == nil && running > 0 {
+		select {
+		case won = <-results:
+			running--
+		case <-next.C:
+			if running < maxAttempts {
+				attempt()
+			}
+			next.Reset(jittered())
+			continue
+		}
+		if won.err != nil && ctx.Err() == nil {
+			_ = e.failed(p, won.endpoint, e.explain(p, won.addr, won.err), won.err)
+			if !timedOut(won.err) {
+				break // an answer: dialling faster would not change it
+			}
+		}
+	}
+	cancel()
+	for ; running > 0; running-- {
+		if late := <-results; late.conn != nil {
+			_ = late.conn.CloseWithError(quic.ApplicationErrorCode(transport.LaneNone), "another attempt was faster")
+		}
+	}
+	if won.conn == nil {
+		return won.err
+	}
+	ctl, err := won.conn.OpenStream()
 	if err != nil {
-		return e.failed(p, endpoint, fmt.Sprintf("cannot resolve %s: %v", endpoint, err), err)
+		_ = won.conn.CloseWithError(quic.ApplicationErrorCode(transport.LaneInternal), "no control stream")
+		return e.failed(p, won.endpoint, e.explain(p, won.addr, err), err)
 	}
 	p.mu.Lock()
-	small := p.small
+	p.dialWorks = true
 	p.mu.Unlock()
-	packet := uint16(packetBytes)
-	if small {
-		packet = smallPacketBytes
+	err = p.Link.ServeLane(ctx, newLane(won.conn, ctl, true, won.gov))
+	if err != nil && ctx.Err() == nil {
+		return e.failed(p, won.endpoint, e.explain(p, won.addr, err), err)
+	}
+	return err
+}
+
+// jittered is redialPeriod with a quarter of jitter.
+func jittered() time.Duration { return redialPeriod*3/4 + rand.N(redialPeriod/2) }
+
+// attempt makes one connection to endpoint.
+func (e *Endpoint) attempt(ctx context.Context, tr *quic.Transport, p *peer, endpoint string, packet uint16) dialled {
+	d := dialled{endpoint: endpoint}
+	d.addr, d.err = resolve(ctx, endpoint, e.Addr())
+	if d.err != nil {
+		d.err = fmt.Errorf("cannot resolve %s: %w", endpoint, d.err)
+		return d
 	}
 	tlsConf := tlsConfig(e.cert, func(spki []byte, name string) error {
 		if match(*p.pins.Load(), spki) >= 0 {
@@ -105,33 +177,34 @@ func (e *Endpoint) dial(ctx context.Context, tr *quic.Transport, p *peer, endpoi
 		}
 		return fmt.Errorf("%w %s: %w", ErrUnknownKey, name, alertAccessDenied)
 	})
-	conf, gov := e.quicConfig(packet), e.newGovernor()
-	if gov != nil {
-		conf.Tracer = gov.Tracer
+	conf := e.quicConfig(packet)
+	if d.gov = e.newGovernor(); d.gov != nil {
+		conf.Tracer = d.gov.Tracer
 	}
-	conn, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConf, conf)
-	if err != nil {
-		if timedOut(err) {
-			// Perhaps the path does not carry packets of this size: try the other.
-			p.mu.Lock()
-			p.small = !small
-			p.mu.Unlock()
-		}
-		return e.failed(p, endpoint, e.explain(p, addr, err), err)
+	d.conn, d.err = tr.Dial(ctx, net.UDPAddrFromAddrPort(d.addr), tlsConf, conf)
+	if d.err == nil {
+		p.carries(packet)
 	}
-	ctl, err := conn.OpenStream()
-	if err != nil {
-		_ = conn.CloseWithError(quic.ApplicationErrorCode(transport.LaneInternal), "no control stream")
-		return e.failed(p, endpoint, e.explain(p, addr, err), err)
-	}
+	return d
+}
+
+// packet is the size of first packets for attempt k at a lane: where those of
+// packetBytes are not answered, the next is tried with smallPacketBytes, and the
+// other way round on a path that is known to carry no more.
+func (p *peer) packet(k int) uint16 {
 	p.mu.Lock()
-	p.dialWorks = true
-	p.mu.Unlock()
-	err = p.Link.ServeLane(ctx, newLane(conn, ctl, true, gov))
-	if err != nil && ctx.Err() == nil {
-		return e.failed(p, endpoint, e.explain(p, addr, err), err)
+	defer p.mu.Unlock()
+	if p.small == (k%2 == 0) {
+		return smallPacketBytes
 	}
-	return err
+	return packetBytes
+}
+
+// carries remembers the packets the path carried last.
+func (p *peer) carries(packet uint16) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.small = packet == smallPacketBytes
 }
 
 // failed tells people why there is no lane: in the status, and in the log when
@@ -156,6 +229,8 @@ func (e *Endpoint) explain(p *peer, addr netip.AddrPort, err error) string {
 		le *transport.LaneError
 	)
 	switch {
+	case !addr.IsValid():
+		return err.Error()
 	case errors.As(err, &le):
 		return le.Error()
 	case errors.Is(err, ErrUnknownKey):

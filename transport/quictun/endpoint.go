@@ -62,7 +62,7 @@ type peer struct {
 	lower bool // our key is bytewise smaller than all of the peer's: we dial first
 
 	mu        sync.Mutex
-	small     bool // the path does not carry packetBytes
+	small     bool // the path carried small packets only, when it carried any
 	dialWorks bool // a lane we dialled was the last to come up
 }
 

@@ -63,7 +63,7 @@ func (e *Endpoint) watch(ctx context.Context, info *quic.ClientInfo) (context.Co
 	context.AfterFunc(ctx, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		if !h.over {
+		if !h.over && timedOut(context.Cause(ctx)) {
 			e.small.note(remote)
 		}
 	})
