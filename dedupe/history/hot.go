@@ -92,6 +92,7 @@ func (h *hot) shrink(keep *Block) (lost []Key) {
 			lost = append(lost, b.Key)
 		}
 		h.remove(h.hand)
+		h.hand++ // what stands there now is the newest block: the hand comes to it last
 	}
 	return lost
 }

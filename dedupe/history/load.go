@@ -115,6 +115,7 @@ func (s *Store) load(k Key, l *load) {
 	if err == nil {
 		b = sealedBlock(k, data, next)
 		b.ahead.Store(l.ahead)
+		b.used.Store(l.ahead) // somebody is about to
 		s.Reads.Add(1)
 	}
 	var lost []Key
