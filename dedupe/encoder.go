@@ -314,9 +314,18 @@ func (e *Encoder) keepTail(src []byte) {
 	e.tailLen = min(anchor.Window, e.tailLen+n)
 }
 
+// live tells whether the encoder's session is the running one: else what it knows of the logs says nothing any more. The caller holds
+// Codec.life for reading.
+func (e *Encoder) live() bool { return e.sess != nil && e.c.sess.Load() == e.sess }
+
 // Acked notes that all frames below next are acknowledged: what they stored may be referenced by every flow.
 func (e *Encoder) Acked(next uint64) {
+	e.c.life.RLock()
+	defer e.c.life.RUnlock()
 	raise(&e.acked, next)
+	if !e.live() {
+		return
+	}
 	e.mu.Lock()
 	i := 0
 	for ; i < len(e.pending) && e.pending[i].number < next; i++ {
@@ -350,6 +359,8 @@ func (e *Encoder) lose(b *history.Block) {
 // Close ends the encoder. clean says that the direction ended with END: then the rest of its block goes to another flow as soon as all is
 // acknowledged. Otherwise the block is sealed at what is acknowledged, on both sides.
 func (e *Encoder) Close(clean bool) {
+	e.c.life.RLock()
+	defer e.c.life.RUnlock()
 	if clean && !e.gone.Load() {
 		e.mu.Lock()
 		e.closing = true
@@ -372,7 +383,7 @@ func (e *Encoder) Close(clean bool) {
 	open, unacked := e.block, e.pending
 	e.block, e.pending = nil, nil
 	e.mu.Unlock()
-	if e.c.sess.Load() == e.sess {
+	if e.live() {
 		if open != nil {
 			e.c.sealOwn(open)
 		}
@@ -400,7 +411,7 @@ func (e *Encoder) release() {
 	b := e.block
 	e.block = nil
 	e.mu.Unlock()
-	if b != nil && e.c.sess.Load() == e.sess {
+	if b != nil && e.live() {
 		e.c.handOn(b)
 	}
 }

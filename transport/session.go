@@ -143,11 +143,11 @@ func (s *Session) Err() error {
 	return s.err
 }
 
-// Up says whether the session has a lane at present.
+// Up says whether the session lives and has a lane at present.
 func (s *Session) Up() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ctl != nil
+	return s.err == nil && s.ctl != nil
 }
 
 // PeerDraining says whether the peer asked for no new flows.

@@ -1,7 +1,8 @@
 // Package peer joins one link with what both of its ends must share: the codec with its two logs, and the flows that use both.
 //
-// It owns the order in which a session begins and ends (all encoders and decoders of the old session are gone before the codec says
-// anything to the new one), the proof of work that makes a link count as up, and the translation between faults and abort codes.
+// It owns the order in which a session begins and ends (nothing is opened, accepted or handled for the old session once the codec speaks to
+// the new one; a stream of the old one that its user has not closed yet is dead and holds nothing up), the proof of work that makes a link
+// count as up, and the translation between faults and abort codes.
 // It knows nothing of sockets: what it opens and accepts are [Stream]s, which package flow pumps.
 package peer
 
@@ -78,7 +79,8 @@ type Peer struct {
 	mu      sync.Mutex
 	current *session // nil while no session is ready to open flows
 
-	lastEcho atomic.Int64 // unix ns of the last proof of work, 0 = none in this session
+	served sync.WaitGroup // flows that the other side opened, of all sessions
+
 	echoRTT  atomic.Int64 // ns
 	counters Counters
 }
@@ -150,7 +152,7 @@ func (p *Peer) State() State {
 	if s.PeerDraining() {
 		return Connecting
 	}
-	if last := p.lastEcho.Load(); last == 0 || time.Since(time.Unix(0, last)) > p.patience() {
+	if last := s.lastEcho.Load(); last == 0 || time.Since(time.Unix(0, last)) > p.patience() {
 		return Connecting
 	}
 	return Up
@@ -180,6 +182,7 @@ func (p *Peer) Run(ctx context.Context) error {
 	group.Go(func() error { return p.link.Run(ctx) })
 	group.Go(func() error { return p.serveSessions(ctx) })
 	err := group.Wait()
+	p.served.Wait()
 	if closeErr := p.codec.Close(); closeErr != nil { // costs a colder cache at the next start, no byte
 		p.log.Warn("cache did not close cleanly", "err", closeErr)
 	}
@@ -199,10 +202,10 @@ func (p *Peer) serveSessions(ctx context.Context) error {
 	}
 }
 
-// serveSession runs one session from its first codec message to the end of its last stream.
+// serveSession runs one session from its first codec message to its end. Its streams are dead then, but their users may need a while to
+// notice: a connection whose other end does not read, a dial under way. The next session does not wait for them.
 func (p *Peer) serveSession(ctx context.Context, ts *transport.Session) error {
 	s := &session{Session: ts, peer: p, streams: make(map[*Stream]struct{})}
-	p.lastEcho.Store(0)
 	if err := p.codec.Begin(ts.SendCodec); err != nil {
 		ts.End(err, transport.AbortInternal)
 		return fmt.Errorf("begin codec: %w", err)
@@ -218,7 +221,7 @@ func (p *Peer) serveSession(ctx context.Context, ts *transport.Session) error {
 	group.Go(func() error {
 		select {
 		case <-ctx.Done():
-			if outer.Err() == nil { // one of the others failed: the streams that acceptStreams waits for end with the session only
+			if outer.Err() == nil { // one of the others failed
 				ts.End(context.Cause(ctx), transport.AbortInternal)
 			}
 			return nil
@@ -229,7 +232,6 @@ func (p *Peer) serveSession(ctx context.Context, ts *transport.Session) error {
 	err := group.Wait()
 
 	p.setCurrent(nil)
-	p.lastEcho.Store(0)
 	if err == nil {
 		err = transport.ErrLinkStopped
 	}

@@ -257,8 +257,8 @@ func TestAnAbortReachesTheOtherSideWithItsCode(t *testing.T) {
 	}
 }
 
-// TestPeerRestarted replaces one side by a new instance in the middle of a flow: the flow is reset, new ones work, with a cold cache.
-// A codec message that makes no sense ends the session on this side, although flows of it are open, and the next session works.
+// A codec message that makes no sense ends the session on this side, and the next session works although flows of the old one are not closed
+// yet: their users may hang in a write or a dial.
 func TestBadCodecMessageEndsTheSession(t *testing.T) {
 	a, b := newSide(t, "a"), newSide(t, "b")
 	defer a.end(t)
@@ -284,12 +284,19 @@ func TestBadCodecMessageEndsTheSession(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the session goes on")
 	}
+	if a.State() == peer.Up {
+		t.Error("a session that has ended counts as up")
+	}
 	if _, err := served.Receive(); err == nil {
 		t.Error("its flow goes on")
 	}
 	join(t, a, b, memtun.Config{})
 	waitUp(t, a, b)
+	exchange(t, a, b, text(100_000, 1), text(100_000, 2), 1)
+	exchange(t, b, a, text(100_000, 1), text(100_000, 2), 2)
 }
+
+// TestPeerRestarted replaces one side by a new instance in the middle of a flow: the flow is reset, new ones work, with a cold cache.
 
 func TestPeerRestarted(t *testing.T) {
 	a, b := newSide(t, "a"), newSide(t, "b")

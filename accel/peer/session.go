@@ -5,8 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"wanpair/transport"
@@ -17,10 +20,11 @@ type session struct {
 	*transport.Session
 	peer *Peer
 
+	lastEcho atomic.Int64 // unix ns of the last proof of work, 0 = none yet
+
 	mu      sync.Mutex
 	streams map[*Stream]struct{} // until their encoder is closed
 	ended   bool
-	empty   chan struct{} // closed when ended and no stream is left
 }
 
 func (s *session) handleMessages(ctx context.Context) error {
@@ -39,8 +43,6 @@ func (s *session) handleMessages(ctx context.Context) error {
 }
 
 func (s *session) acceptStreams(ctx context.Context) error {
-	var group sync.WaitGroup
-	defer group.Wait()
 	for {
 		f, err := s.Accept(ctx)
 		if err != nil {
@@ -58,11 +60,11 @@ func (s *session) acceptStreams(ctx context.Context) error {
 			return err
 		}
 		if r.Kind == echo {
-			group.Go(func() { stream.answerEcho() })
+			s.peer.served.Go(func() { stream.answerEcho() })
 			continue
 		}
 		s.peer.counters.FlowsServed.Add(1)
-		group.Go(func() { s.peer.serve(ctx, stream) })
+		s.peer.served.Go(func() { s.peer.serve(ctx, stream) })
 	}
 }
 
@@ -113,28 +115,18 @@ func (s *session) remove(stream *Stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.streams, stream)
-	if s.ended && len(s.streams) == 0 {
-		close(s.empty)
-	}
 }
 
-// end closes what the session's streams left open and returns when no encoder or decoder of it is left.
+// end releases what closed streams left open; no further stream is made. A stream still in use is released by its own Close, maybe later
+// than the next session begins: its encoder and decoder are of this session, and the codec does nothing for them any more.
 func (s *session) end() {
 	s.mu.Lock()
 	s.ended = true
-	s.empty = make(chan struct{})
-	var lingering []*Stream
-	for stream := range s.streams {
-		lingering = append(lingering, stream)
-	}
-	if len(lingering) == 0 {
-		close(s.empty)
-	}
+	lingering := slices.Collect(maps.Keys(s.streams))
 	s.mu.Unlock()
 	for _, stream := range lingering {
 		stream.lost()
 	}
-	<-s.empty
 }
 
 // proveWork keeps an echo flow going: what the peer's State rests on. An echo that fails is no reason to end the session, only to say that
@@ -174,7 +166,7 @@ func (s *session) echo(ctx context.Context) error {
 		}
 		now := time.Now()
 		s.peer.echoRTT.Store(int64(now.Sub(start)))
-		s.peer.lastEcho.Store(now.UnixNano())
+		s.lastEcho.Store(now.UnixNano())
 		select {
 		case <-ctx.Done():
 			return nil
