@@ -15,17 +15,33 @@ type ackState struct {
 
 	saidNext   uint64
 	saidCredit uint64
+	unsaidRaw  int        // raw bytes of frames handed out since something was said
 	dirty      bool       // is in Session.acks
+	owed       bool       // has something to say; else a frame has said it meanwhile
 	lane       *laneState // where it was last said
 	token      uint64     // an answer to this ping, or a later one, of lane proves it was read
 }
 
+// Beyond so much not said, an acknowledgement does not wait for more.
+const (
+	urgentFrames = 16
+	urgentRaw    = 128 << 10
+)
+
+// ackWait is how long an acknowledgement waits for a frame of its flow that
+// takes it along, or for others: an eighth of the round trip, so that neither
+// credit nor references come late by more than that, within bounds.
+func (s *Session) ackWait() time.Duration {
+	return min(max(s.rtt/8, minAckDelay), maxAckDelay)
+}
+
 // markAck puts a on the list of what is to be said: at once when urgent, else
-// within ackDelay.
+// within ackWait.
 func (s *Session) markAck(a *ackState, urgent bool) {
 	if s.err != nil {
 		return
 	}
+	a.owed = true
 	if !a.dirty {
 		a.dirty = true
 		s.acks = append(s.acks, a)
@@ -43,12 +59,12 @@ func (s *Session) ackSoon(urgent bool) {
 		return
 	}
 	if s.ackTimer == nil {
-		s.ackTimer = time.AfterFunc(ackDelay, s.ackNow)
+		s.ackTimer = time.AfterFunc(s.ackWait(), s.ackNow)
 	} else {
 		// A timer that is set already runs no later than this one would: do
 		// not push it back.
 		if !s.ackArmed {
-			s.ackTimer.Reset(ackDelay)
+			s.ackTimer.Reset(s.ackWait())
 		}
 	}
 	s.ackArmed = true
@@ -62,6 +78,25 @@ func (s *Session) ackNow() {
 	s.pokeControl()
 }
 
+// said notes that all of a was said just now.
+func (a *ackState) said() {
+	a.saidNext, a.saidCredit, a.unsaidRaw, a.owed = a.next, a.credit, 0, false
+}
+
+// takeAck puts what is to be said of f into a frame that goes out now. The last
+// acknowledgement of a flow is none of these: that it was read is known from the
+// control stream only. It returns whether it did; the caller says so again with
+// markAck when the frame did not go out after all.
+func (f *Flow) takeAck(h *frameHeader) bool {
+	a := f.ack
+	if !a.owed || f.s.peer.Features&FeatureFrameAcks == 0 || f.receivedAll() {
+		return false
+	}
+	h.ack, h.ackNext, h.ackCredit = true, a.next, a.credit
+	a.said()
+	return true
+}
+
 // appendAcks appends ACK records when something is urgent or the delay is over.
 func (s *Session) appendAcks(dst []byte, ls *laneState) []byte {
 	if !s.urgent {
@@ -73,13 +108,18 @@ func (s *Session) appendAcks(dst []byte, ls *laneState) []byte {
 		b := body[:0]
 		for _, a := range s.acks[:n] {
 			a.dirty = false
-			a.saidNext, a.saidCredit = a.next, a.credit
+			if !a.owed {
+				continue
+			}
+			a.said()
 			a.lane, a.token = ls, ls.pings+1
 			b = appendAck(b, ackEntry{a.flow, a.next, a.credit})
 		}
 		clear(s.acks[:n])
 		s.acks = s.acks[n:]
-		dst = appendRecord(dst, recAck, b)
+		if len(b) > 0 {
+			dst = appendRecord(dst, recAck, b)
+		}
 	}
 	if len(s.acks) == 0 {
 		s.acks, s.urgent = nil, false
@@ -104,28 +144,50 @@ func (s *Session) receiveAcks(body []byte) error {
 	var calls []onAcked
 	s.mu.Lock()
 	err := parseAcks(body, func(e ackEntry) error {
-		f := s.flows[e.flow]
-		if f == nil || s.err != nil {
-			return nil
+		call, err := s.acknowledged(e)
+		if call.call != nil {
+			calls = append(calls, call)
 		}
-		if e.next > f.sendNext {
-			return malformed(fmt.Sprintf("acknowledgement of frame %d of flow %d, never sent", e.next-1, e.flow))
-		}
-		if e.credit > f.sendCredit {
-			f.sendCredit = e.credit
-			f.sendCond.Broadcast()
-		}
-		if e.next > f.ackedNext {
-			f.acknowledged(e.next)
-			if f.onAcked != nil {
-				calls = append(calls, onAcked{f.onAcked, e.next})
-			}
-		}
-		return nil
+		return err
 	})
 	s.mu.Unlock()
 	for _, c := range calls {
 		c.call(c.next)
 	}
 	return err
+}
+
+// receiveFrameAck handles the acknowledgement that a frame brought along.
+func (s *Session) receiveFrameAck(h *frameHeader) error {
+	s.mu.Lock()
+	call, err := s.acknowledged(ackEntry{h.flow, h.ackNext, h.ackCredit})
+	if err != nil {
+		err = s.faultLocked(h.flow, err.Error())
+	}
+	s.mu.Unlock()
+	if call.call != nil {
+		call.call(call.next)
+	}
+	return err
+}
+
+// acknowledged takes one entry. The call it returns, if any, is to be made
+// without the lock.
+func (s *Session) acknowledged(e ackEntry) (onAcked, error) {
+	f := s.flows[e.flow]
+	if f == nil || s.err != nil {
+		return onAcked{}, nil
+	}
+	if e.next > f.sendNext {
+		return onAcked{}, malformed(fmt.Sprintf("acknowledgement of frame %d of flow %d, never sent", e.next-1, e.flow))
+	}
+	if e.credit > f.sendCredit {
+		f.sendCredit = e.credit
+		f.sendCond.Broadcast()
+	}
+	if e.next <= f.ackedNext {
+		return onAcked{}, nil
+	}
+	f.acknowledged(e.next)
+	return onAcked{f.onAcked, e.next}, nil
 }

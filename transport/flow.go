@@ -47,7 +47,6 @@ type Flow struct {
 	readyQ     []Frame
 	early      map[uint64]earlyFrame
 	ack        *ackState
-	unsaidRaw  int // acknowledged and not yet said
 	consumed   uint64
 	window     uint64 // raw bytes granted beyond what was consumed
 	roundAt    time.Time

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -42,6 +43,7 @@ func (f *Flow) Receive() (Frame, error) {
 		f.readyQ = nil
 	}
 	f.delivered = fr.Number + 1
+	f.ack.unsaidRaw += fr.RawLen
 	return fr, nil
 }
 
@@ -59,8 +61,7 @@ func (f *Flow) Acknowledge(number uint64) {
 		return
 	}
 	f.ack.next = number + 1
-	urgent := f.ack.next-f.ack.saidNext >= 2 || f.receivedAll()
-	s.markAck(f.ack, urgent)
+	s.markAck(f.ack, f.ack.next-f.ack.saidNext >= urgentFrames || f.ack.unsaidRaw >= urgentRaw || f.receivedAll())
 	f.maybeEnd()
 }
 
@@ -143,7 +144,11 @@ func (s *Session) readFrame(ls *laneState, r FrameReader) error {
 	if err != nil {
 		return err
 	}
-	if err := s.expect(&h); err != nil {
+	err = s.expect(&h)
+	if h.ack && (err == nil || errors.Is(err, errUnwanted)) {
+		err = cmp.Or(s.receiveFrameAck(&h), err)
+	}
+	if err != nil {
 		return err
 	}
 	if len(rest) > h.payloadLen {

@@ -147,6 +147,8 @@ func (f *Flow) Send(payload []byte, rawLen int, fin bool) (number uint64, err er
 // lock is let go for a moment when the frame is small.
 func (f *Flow) sendLocked(h *frameHeader, payload []byte) {
 	s := f.s
+	small := f.inFlight < interactiveBytes && len(f.queue) == 0 && maxFrameHeader+len(h.openBody)+len(payload) <= smallFrame
+	acks := small && f.takeAck(h)
 	buf := s.link.buffers.get(maxFrameHeader + len(h.openBody) + len(payload))
 	buf = append(appendFrameHeader(buf[:0], h), payload...)
 	fr := &outFrame{number: h.number, buf: buf, size: len(buf)}
@@ -154,15 +156,17 @@ func (f *Flow) sendLocked(h *frameHeader, payload []byte) {
 	f.sendNext++
 	f.sendRaw += uint64(h.rawLen)
 	f.finSent = f.finSent || h.fin
-	interactive := f.inFlight < interactiveBytes
 	f.inFlight += len(buf)
 	s.kept += int64(len(buf))
 	s.totals.framesSent++
 	s.totals.payloadSent += uint64(len(payload))
 	s.totals.rawSent += uint64(h.rawLen)
-	if len(buf) <= smallFrame && interactive && len(f.queue) == 0 {
-		if ls := s.pickLane(nil); ls != nil && f.trySmall(ls, fr) {
+	if small {
+		if ls := s.smallLane(); ls != nil && f.trySmall(ls, fr) {
 			return
+		}
+		if acks && !f.ended {
+			s.markAck(f.ack, false)
 		}
 		if fr.acked || f.ended {
 			return
@@ -239,15 +243,35 @@ func (s *Session) pickLane(f *Flow) (best *laneState) {
 		if !ls.usable() || f != nil && slices.Contains(f.busy, ls) {
 			continue
 		}
-		t := ls.stats.RTT / 2
-		if rate := ls.stats.RateBytes; rate > 0 {
-			t += time.Duration(float64(ls.queued) / float64(rate) * float64(time.Second))
-		}
-		if best == nil || t < bestTime {
+		if t := ls.through(); best == nil || t < bestTime {
 			best, bestTime = ls, t
 		}
 	}
 	return best
+}
+
+// smallLane is the lane for a frame of one packet: the one of the
+// acknowledgements unless another is clearly faster. What goes the same way
+// shares packets, and the packets that acknowledge them.
+func (s *Session) smallLane() *laneState {
+	best := s.pickLane(nil)
+	if s.ctl == nil || !s.ctl.usable() || best == s.ctl || best == nil {
+		return best
+	}
+	const clearly = 8 // an eighth
+	if t := best.through(); s.ctl.through() > t+t/clearly+time.Millisecond {
+		return best
+	}
+	return s.ctl
+}
+
+// through is about how long a frame given to the lane now is under way.
+func (ls *laneState) through() time.Duration {
+	t := ls.stats.RTT / 2
+	if rate := ls.stats.RateBytes; rate > 0 {
+		t += time.Duration(float64(ls.queued) / float64(rate) * float64(time.Second))
+	}
+	return t
 }
 
 // write writes fr on ls, then whatever the flow has queued, until there is

@@ -13,20 +13,25 @@ const frameKind = 0x10
 const (
 	flagOpen = 1 << 0
 	flagFin  = 1 << 1
+	flagAck  = 1 << 2
 )
 
 // maxFrameHeader bounds a frame header without its open body: kind, flags,
-// three numbers of 10 bytes, raw length, open body length and payload length
-// of 3 (5 leaves room for overlong encodings, which are accepted up to 10).
-const maxFrameHeader = 2 + 3*10 + 3*10
+// three numbers of 10 bytes, raw length, next and credit of an acknowledgement,
+// open body length and payload length (room for overlong encodings, which are
+// accepted up to 10).
+const maxFrameHeader = 2 + 3*10 + 5*10
 
 // frameHeader is everything of a frame but its payload.
 type frameHeader struct {
 	open, fin  bool
+	ack        bool // next and credit follow: an ACK entry of this flow
 	flow       uint64
 	number     uint64
 	offset     uint64 // raw bytes of the direction before this frame
 	rawLen     int
+	ackNext    uint64 // only with ack
+	ackCredit  uint64
 	openBody   []byte // only with open; part of the input when parsed
 	payloadLen int
 }
@@ -40,11 +45,18 @@ func appendFrameHeader(dst []byte, h *frameHeader) []byte {
 	if h.fin {
 		flags |= flagFin
 	}
+	if h.ack {
+		flags |= flagAck
+	}
 	dst = append(dst, frameKind, flags)
 	dst = binary.AppendUvarint(dst, h.flow)
 	dst = binary.AppendUvarint(dst, h.number)
 	dst = binary.AppendUvarint(dst, h.offset)
 	dst = binary.AppendUvarint(dst, uint64(h.rawLen))
+	if h.ack {
+		dst = binary.AppendUvarint(dst, h.ackNext)
+		dst = binary.AppendUvarint(dst, h.ackCredit)
+	}
 	if h.open {
 		dst = binary.AppendUvarint(dst, uint64(len(h.openBody)))
 		dst = append(dst, h.openBody...)
@@ -63,14 +75,17 @@ func parseFrameHeader(b []byte) (h frameHeader, n int, err error) {
 		return h, 0, errUnknownKind
 	}
 	flags := c.u8()
-	if flags&^(flagOpen|flagFin) != 0 {
+	if flags&^(flagOpen|flagFin|flagAck) != 0 {
 		return h, 0, malformed("unknown frame flags")
 	}
-	h.open, h.fin = flags&flagOpen != 0, flags&flagFin != 0
+	h.open, h.fin, h.ack = flags&flagOpen != 0, flags&flagFin != 0, flags&flagAck != 0
 	h.flow = c.uv()
 	h.number = c.bounded(maxOffset, "frame number above its bound")
 	h.offset = c.bounded(maxOffset, "raw offset above its bound")
 	h.rawLen = int(c.bounded(maxRawLength, "raw length above its bound"))
+	if h.ack {
+		h.ackNext, h.ackCredit = c.uv(), c.bounded(maxOffset, "credit above its bound")
+	}
 	if h.open {
 		h.openBody = c.bytes(c.bounded(maxOpenBody, "open body above its bound"))
 	}

@@ -26,6 +26,7 @@ const (
 	FeatureUnackedReferences uint64 = 1 << 0 // references to unacknowledged bytes [later]
 	FeatureStreamingLiterals uint64 = 1 << 1 // streaming literal contexts
 	FeatureRepair            uint64 = 1 << 2 // NEED and BYTES [later]
+	FeatureFrameAcks         uint64 = 1 << 3 // acknowledgements in frames
 )
 
 // Hello is what each side of a lane says of itself first; docs/protocol.md, A3.

@@ -17,7 +17,8 @@ const (
 	pingSilence   = time.Second            // a lane silent for so long is asked
 	deadSilence   = 3 * time.Second        // and closed after so long
 	stallSilence  = time.Second            // its frames are repeated elsewhere
-	ackDelay      = 5 * time.Millisecond   // longest wait of an acknowledgement
+	minAckDelay   = 5 * time.Millisecond   // bounds of how long an acknowledgement waits
+	maxAckDelay   = 25 * time.Millisecond  // as long as QUIC's own
 	tombPingEvery = 100 * time.Millisecond // how often ends of flows are confirmed
 )
 
@@ -311,6 +312,7 @@ func readHello(ls *laneState) (Hello, error) {
 func (l *Link) ownHello(ls *laneState) Hello {
 	h := l.cfg.Hello
 	h.MinVersion, h.MaxVersion = ProtocolVersion, ProtocolVersion
+	h.Features |= FeatureFrameAcks
 	h.InitialCredit = uint64(l.cfg.InitialCreditBytes)
 	h.Floors = uint64(l.maxPeerFlows())
 	h.Lane, h.Lanes = ls.id, max(h.Lanes, 1)

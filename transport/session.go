@@ -150,6 +150,14 @@ func (s *Session) Up() bool {
 	return s.err == nil && s.ctl != nil
 }
 
+// RTT is the smallest smoothed round trip of the session's lanes; a guess until
+// one is known.
+func (s *Session) RTT() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rtt
+}
+
 // PeerDraining says whether the peer asked for no new flows.
 func (s *Session) PeerDraining() bool {
 	s.mu.Lock()

@@ -67,6 +67,10 @@ func TestFrameHeaderRoundTrip(t *testing.T) {
 			rawLen: rapid.IntRange(1, maxRawLength).Draw(t, "raw length"),
 			fin:    rapid.Bool().Draw(t, "fin"),
 		}
+		if rapid.Bool().Draw(t, "ack") {
+			h.ack, h.ackNext = true, rapid.Uint64().Draw(t, "next")
+			h.ackCredit = rapid.Uint64Range(0, maxOffset).Draw(t, "credit")
+		}
 		if h.number == 0 {
 			h.open, h.offset = true, 0
 			h.openBody = rapid.SliceOfN(rapid.Byte(), 1, 100).Draw(t, "open body")
@@ -97,6 +101,11 @@ func TestFrameHeaderBytes(t *testing.T) {
 	if got := string(appendFrameHeader(nil, &h)); got != want {
 		t.Fatalf("got %q, want %q", got, want)
 	}
+	h = frameHeader{flow: 1, number: 2, offset: 3, rawLen: 5, ack: true, ackNext: 300, ackCredit: 6, payloadLen: 9}
+	want = "\x10\x04\x01\x02\x03\x05\xac\x02\x06\x09"
+	if got := string(appendFrameHeader(nil, &h)); got != want {
+		t.Fatalf("got %q, want %q", got, want)
+	}
 	h = frameHeader{open: true, flow: 1, openBody: []byte("xy")}
 	want = "\x10\x01\x01\x00\x00\x00\x02xy\x00"
 	if got := string(appendFrameHeader(nil, &h)); got != want {
@@ -121,6 +130,7 @@ func TestFrameHeaderRules(t *testing.T) {
 		{"empty", func(h *frameHeader) { h.rawLen = 0 }},
 		{"offset", func(h *frameHeader) { h.offset = maxOffset + 1 }},
 		{"number", func(h *frameHeader) { h.number = math.MaxUint64 }},
+		{"credit", func(h *frameHeader) { h.ack, h.ackCredit = true, maxOffset+1 }},
 		{"open body", func(h *frameHeader) {
 			*h = frameHeader{open: true, openBody: make([]byte, maxOpenBody+1)}
 		}},
@@ -201,6 +211,7 @@ func FuzzHello(f *testing.F) {
 func FuzzFrameHeader(f *testing.F) {
 	f.Add(appendFrameHeader(nil, &frameHeader{open: true, flow: 2, openBody: []byte("o")}))
 	f.Add(appendFrameHeader(nil, &frameHeader{fin: true, flow: 2, number: 7, offset: 9, rawLen: 1, payloadLen: 2}))
+	f.Add(appendFrameHeader(nil, &frameHeader{flow: 2, number: 7, offset: 9, rawLen: 1, ack: true, ackNext: 1, ackCredit: 1 << 20, payloadLen: 2}))
 	f.Add([]byte{0x10, 3})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, n, err := parseFrameHeader(b)

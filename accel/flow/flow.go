@@ -9,7 +9,7 @@
 //   - Abort stays abort. A read error, a write error, a stream error or an end that was not verified resets the edge and aborts the
 //     stream. Only a clean end-of-file becomes a clean end of the stream, and only a verified end of the stream becomes a FIN.
 //   - No deadline of its own: a bare link has none.
-//   - Bytes leave at once: a pump takes what the edge holds and sends it, it never waits for more.
+//   - Bytes leave at once: a pump takes what the edge holds and sends it. Only the stream holds it up, in Window.
 //
 // The order of steps for a byte from the edge: wait until the edge is readable (no buffer is held), wait until the stream has room
 // (so that waiting bytes stay in the socket, not in encoded frames), borrow a buffer, take what is there, send, give the buffer back.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"wanpair/accel/flow"
 	"wanpair/dedupe"
@@ -21,6 +22,7 @@ type Stream struct {
 	opened  bool // by this side
 	encoder *dedupe.Encoder
 	decoder *dedupe.Decoder
+	trickle trickle // of Window and Send
 
 	wanSent, wanReceived atomic.Int64
 
@@ -61,8 +63,18 @@ func (t *Stream) WaitAnswer() (netip.AddrPort, error) {
 	return parseAnswer(body)
 }
 
-// Window implements flow.Stream.
-func (t *Stream) Window() (int, error) { return t.flow.SendWindow() }
+// Window implements flow.Stream. It holds up flows that keep sending small frames; see trickle.
+func (t *Stream) Window() (int, error) {
+	if wait := t.trickle.wait(time.Now(), gap(t.session.RTT())); wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-t.flow.Done():
+		}
+	}
+	return t.flow.SendWindow()
+}
 
 // Send implements flow.Stream.
 func (t *Stream) Send(p []byte, end bool) error {
@@ -83,6 +95,7 @@ func (t *Stream) Send(p []byte, end bool) error {
 		return err
 	}
 	t.wanSent.Add(int64(len(encoded)))
+	t.trickle.sent(time.Now(), len(p), gap(t.session.RTT()))
 	if t.Request.Kind != echo {
 		t.session.peer.counters.LANSent.Add(int64(len(p)))
 	}

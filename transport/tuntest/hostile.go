@@ -68,6 +68,7 @@ type frame struct {
 	kind, flags          byte
 	flow, number, offset uint64
 	rawLen               int
+	ack                  wire // next and credit, with flag 4
 	open                 []byte
 	payload              []byte
 	payloadLen           int
@@ -79,6 +80,7 @@ func (f frame) bytes() []byte {
 		kind = 0x10
 	}
 	w := wire{}.u8(kind, f.flags).uv(f.flow).uv(f.number).uv(f.offset).uv(uint64(f.rawLen))
+	w = w.raw(f.ack)
 	if f.flags&1 != 0 {
 		w = w.uv(uint64(len(f.open))).raw(f.open)
 	}
@@ -106,13 +108,18 @@ type byHand struct {
 // newByHand starts a link named b with one lane and the hello exchanged.
 func newByHand(t *testing.T, c Connect, change func(*transport.LinkConfig)) *byHand {
 	t.Helper()
+	return newByHandWith(t, c, hello(7, nil), change)
+}
+
+func newByHandWith(t *testing.T, c Connect, hello []byte, change func(*transport.LinkConfig)) *byHand {
+	t.Helper()
 	cfg := Config("b")
 	if change != nil {
 		change(&cfg)
 	}
 	h := &byHand{End: NewEnd(t, cfg), done: make(chan struct{})}
 	h.dial(t, c)
-	h.write(t, hello(7, nil))
+	h.write(t, hello)
 	h.s = h.Session()
 	readRecord(t, h.lane.Control())
 	go drain(h.lane)
@@ -244,6 +251,60 @@ func duplicates(t *testing.T, c Connect) {
 	}
 }
 
+// frameAcks: a frame that goes out takes along what its flow has to acknowledge, if the other side knows of that, and what a frame brought
+// along counts.
+func frameAcks(t *testing.T, c Connect) {
+	for _, knows := range []bool{true, false} {
+		h := newByHandWith(t, c, hello(7, func(m map[uint64]wire) {
+			if knows {
+				m[2] = wire{}.uv(1 << 3)
+			}
+		}), nil)
+		f := h.open(t, 2)
+		if err := f.Answer([]byte("a")); err != nil {
+			t.Fatal(err)
+		}
+		acked := make(chan uint64, 1000)
+		f.SetOnAcked(func(next uint64) { acked <- next })
+		seen := 0
+		for n := uint64(1); n <= 200 && (!knows || seen == 0); n++ {
+			d := data(2, n)
+			d.flags, d.ack = 4, wire{}.uv(n).uv(1000)
+			h.send(t, d.bytes())
+			fr, err := f.Receive()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := <-acked; got != n {
+				t.Fatalf("acknowledged below %d, want %d", got, n)
+			}
+			f.Acknowledge(fr.Number)
+			number, err := f.Send([]byte{prefix, 1}, 1, false)
+			if err != nil || number != n {
+				t.Fatalf("sent frame %d: %v", number, err)
+			}
+			for got := uint64(0); got != n; { // the answer comes first
+				r, err := h.lane.AcceptFrame(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := io.ReadAll(r)
+				if err != nil || len(b) < 8 {
+					t.Fatalf("frame %q: %v", b, err)
+				}
+				got, _ = binary.Uvarint(b[3:])
+				if b[1]&4 != 0 {
+					seen++
+				}
+			}
+		}
+		if knows != (seen > 0) {
+			t.Fatalf("other side knows of acknowledgements in frames: %v, but %d came", knows, seen)
+		}
+		h.Stop()
+	}
+}
+
 func hostileFrames(t *testing.T, c Connect) {
 	far := data(2, 1)
 	far.number = 6000
@@ -265,6 +326,8 @@ func hostileFrames(t *testing.T, c Connect) {
 	empty.rawLen = 0
 	flags := data(2, 1)
 	flags.flags = 0x80
+	acks := data(2, 1)
+	acks.flags, acks.ack = 4, wire{}.uv(1).uv(0)
 	rawHuge := data(2, 1)
 	rawHuge.rawLen = 1 << 30
 	cases := []struct {
@@ -276,6 +339,7 @@ func hostileFrames(t *testing.T, c Connect) {
 		{"too far ahead", far.bytes(), false, false},
 		{"beyond the credit", beyond.bytes(), false, false},
 		{"gap in the offsets", gap.bytes(), false, false},
+		{"acknowledges a frame never sent", acks.bytes(), false, false},
 		{"ends inside the payload", short.bytes(), false, false},
 		{"bytes behind the payload", extra.bytes(), false, false},
 		{"payload longer than the raw length allows", long.bytes(), true, false},

@@ -51,6 +51,7 @@ func Run(t *testing.T, opt Options) {
 		{"link stopped", linkStopped},
 		{"early frames", earlyFrames},
 		{"duplicates", duplicates},
+		{"acknowledgements in frames", frameAcks},
 		{"hostile frames", hostileFrames},
 		{"hostile records", hostileRecords},
 		{"hostile hellos", hostileHellos},

@@ -1,0 +1,38 @@
+package peer
+
+import "time"
+
+// Many small frames in a row cost more than what is in them: headers, a seal and acknowledgements each. So a flow that keeps sending them is held
+// to one for each gap, and what the application writes meanwhile goes together. Requests and answers, and bursts of them, never meet it: only who has
+// sent trickleBurst small frames more than the gaps allow.
+const (
+	trickleBytes = 16 << 10 // a frame for less than this is small
+	trickleBurst = 32       // small frames that leave at once after a pause
+	// gapShare is the part of a round trip that a byte may wait at most, trickleGap its bound.
+	gapShare   = 12
+	trickleGap = 8 * time.Millisecond
+)
+
+// trickle spaces the small frames of one flow's direction. The zero value is a flow that has sent none.
+type trickle struct {
+	next time.Time // when a flow that spends no burst may send
+}
+
+// gap is the distance of small frames on a link of that round trip.
+func gap(rtt time.Duration) time.Duration { return min(rtt/gapShare, trickleGap) }
+
+// wait is how long the next frame should wait; at most about a gap.
+func (t *trickle) wait(now time.Time, gap time.Duration) time.Duration {
+	return min(max(max(t.next.Sub(now), 0)-(trickleBurst-1)*gap, 0), gap)
+}
+
+// sent notes a frame that stands for rawBytes. One that is not small spends nothing: who moves bulk fills his frames without waiting.
+func (t *trickle) sent(now time.Time, rawBytes int, gap time.Duration) {
+	if rawBytes >= trickleBytes {
+		return
+	}
+	if t.next.Before(now) {
+		t.next = now
+	}
+	t.next = t.next.Add(gap)
+}
