@@ -1,7 +1,9 @@
 package dedupe
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -141,7 +143,7 @@ func (c *Codec) HandleMessage(msg []byte) error {
 	case token.KindSeal:
 		c.onSeal(m.Block, m.Length)
 	case token.KindRetract:
-		return c.onRetract(&m)
+		c.onRetract(&m)
 	case token.KindTail:
 		c.onTail(m.Tail)
 	case token.KindTailAck:
@@ -211,9 +213,7 @@ func (c *Codec) onHeld(s *session, log uint8, m *token.Message) error {
 		return nil
 	}
 	l := &c.logs[log]
-	if err := c.eachHeld(l, m.Ranges, func(b uint64) { l.ledger.SetTheirs(b, history.BlockBytes) }); err != nil {
-		return err
-	}
+	c.eachHeld(l, m.Ranges, func(b uint64) { l.ledger.SetTheirs(b, history.BlockBytes) })
 	for _, x := range m.Shorts {
 		if l.ledger.Mine(x.Block) > 0 {
 			l.ledger.SetTheirs(x.Block, x.Length)
@@ -222,23 +222,19 @@ func (c *Codec) onHeld(s *session, log uint8, m *token.Message) error {
 	return nil
 }
 
-// eachHeld calls f for the blocks of ranges that this side holds. Ranges must ascend, so that a message costs no more than one pass over
-// the log, whatever the peer wrote into it.
-func (c *Codec) eachHeld(l *logState, ranges []token.Range, f func(block uint64)) error {
-	first, end := l.tail.Load()>>history.BlockShift, l.head.Load()>>history.BlockShift+1
-	at := uint64(0)
+// eachHeld calls f, once each, for the blocks of ranges that this side holds. It sorts the ranges, so that a message costs no more than one
+// pass over the log, whatever the peer wrote into it.
+func (c *Codec) eachHeld(l *logState, ranges []token.Range, f func(block uint64)) {
+	slices.SortFunc(ranges, func(a, b token.Range) int { return cmp.Compare(a.First, b.First) })
+	at, end := l.tail.Load()>>history.BlockShift, l.head.Load()>>history.BlockShift+1
 	for _, r := range ranges {
-		if r.First < at {
-			return fmt.Errorf("%w: block ranges do not ascend", ErrGrammar)
-		}
-		at = r.First + r.Count
-		for b := max(r.First, first); b < min(at, end); b++ {
-			if l.ledger.Mine(b) > 0 {
-				f(b)
+		at = max(at, r.First)
+		for ; at < min(r.First+r.Count, end); at++ {
+			if l.ledger.Mine(at) > 0 {
+				f(at)
 			}
 		}
 	}
-	return nil
 }
 
 // onSeal closes a block of the peer's log.
@@ -261,21 +257,20 @@ func (c *Codec) onSeal(number uint64, length int) {
 }
 
 // onRetract strikes blocks of our log that the peer does not hold.
-func (c *Codec) onRetract(m *token.Message) error {
+func (c *Codec) onRetract(m *token.Message) {
+	if len(m.Ranges) == 0 {
+		return
+	}
 	l := &c.logs[own]
-	if err := c.eachHeld(l, m.Ranges, func(b uint64) {
+	leads := m.Ranges[0]
+	c.eachHeld(l, m.Ranges, func(b uint64) {
 		if !l.ledger.Struck(b) {
 			c.stats.struck.Add(1)
 		}
 		l.ledger.Strike(b)
-	}); err != nil {
-		return err
+	})
+	// A peer that gives up our oldest blocks asks for room: move the tail as if we had needed it.
+	if leads.Count > 1 && leads.First <= l.tail.Load()>>history.BlockShift {
+		c.startEviction(min((leads.First+leads.Count)<<history.BlockShift, l.head.Load()))
 	}
-	if len(m.Ranges) > 0 {
-		// A peer that gives up our oldest blocks asks for room: move the tail as if we had needed it.
-		if r := m.Ranges[0]; r.Count > 1 && r.First <= l.tail.Load()>>history.BlockShift {
-			c.startEviction(min((r.First+r.Count)<<history.BlockShift, l.head.Load()))
-		}
-	}
-	return nil
 }

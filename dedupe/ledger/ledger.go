@@ -216,6 +216,7 @@ func (t *Table) Held(full func(first, count uint64), short func(block uint64, n 
 				continue
 			}
 			if n < MaxLength {
+				flush()
 				short(block, n)
 				continue
 			}

@@ -89,7 +89,12 @@ func TestModel(t *testing.T) {
 				got[first+i] = MaxLength
 			}
 			last = first + count
-		}, func(b uint64, n int) { got[b] = n })
+		}, func(b uint64, n int) {
+			if b < last {
+				t.Fatalf("short block %d after the range that begins at %d", b, last)
+			}
+			got[b], last = n, b
+		})
 		want := map[uint64]int{}
 		for b, e := range model {
 			if e.mine > 0 && !e.struck {
