@@ -152,7 +152,7 @@ func (p *Peer) State() State {
 	if s.PeerDraining() {
 		return Connecting
 	}
-	if last := s.lastEcho.Load(); last == 0 || time.Since(time.Unix(0, last)) > p.patience() {
+	if last := s.lastEcho.Load(); last == nil || time.Since(*last) > p.patience() {
 		return Connecting
 	}
 	return Up

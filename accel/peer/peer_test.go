@@ -75,7 +75,7 @@ func join(t *testing.T, a, b *side, cfg memtun.Config) *memtun.Wire {
 
 func waitUp(t *testing.T, sides ...*side) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for _, s := range sides {
 		for s.State() != peer.Up {
 			if time.Now().After(deadline) {

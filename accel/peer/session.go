@@ -20,7 +20,7 @@ type session struct {
 	*transport.Session
 	peer *Peer
 
-	lastEcho atomic.Int64 // unix ns of the last proof of work, 0 = none yet
+	lastEcho atomic.Pointer[time.Time] // of the last proof of work, nil = none; with its monotonic reading, as the clock may jump
 
 	mu      sync.Mutex
 	streams map[*Stream]struct{} // until their encoder is closed
@@ -166,7 +166,7 @@ func (s *session) echo(ctx context.Context) error {
 		}
 		now := time.Now()
 		s.peer.echoRTT.Store(int64(now.Sub(start)))
-		s.lastEcho.Store(now.UnixNano())
+		s.lastEcho.Store(&now)
 		select {
 		case <-ctx.Done():
 			return nil
