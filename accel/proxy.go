@@ -53,7 +53,8 @@ func (g *Gateway) serveSocks(ctx context.Context, cfg *config.Socks, c *net.TCPC
 	decision := g.policy.Load().DecideForward(client, addr, g.situation(p))
 	f.setReason(decision.Reason)
 	if p != nil && decision.Action != policy.Pass {
-		stream, err := p.Open(peer.OpenRequest{Kind: peer.Forward, Client: client, TargetName: target, Class: decision.Class, Relay: decision.Action == policy.Relay})
+		stream, err := p.Open(peer.OpenRequest{Kind: peer.Forward, Client: client, TargetName: target, Class: decision.Class,
+			Relay: decision.Action == policy.Relay, NoHistory: decision.Action == policy.Compress})
 		if err == nil {
 			how = g.socksTunnel(e, stream, f)
 			return

@@ -55,6 +55,7 @@ type Encoder struct {
 	acked  atomic.Uint64
 	found  atomic.Uint32 // Treatment
 	relay  atomic.Bool   // by order: neither history nor compression
+	apart  atomic.Bool   // by order: compression, no history
 	silent atomic.Bool   // left out of Stats
 
 	// Owned by Encode.
@@ -156,6 +157,10 @@ func (e *Encoder) Treatment() Treatment { return Treatment(e.found.Load()) }
 // Relay makes the encoder pass its direction on as it is from now on: nothing is looked up, stored or compressed. Any goroutine.
 func (e *Encoder) Relay() { e.relay.Store(true) }
 
+// KeepApart keeps the direction out of the history from now on: nothing is looked up or stored, so that what it sends is not shaped by what other
+// flows sent, nor shapes them. It is compressed on its own. Any goroutine.
+func (e *Encoder) KeepApart() { e.apart.Store(true) }
+
 // Silence leaves the direction out of the matched and literal bytes of Stats: for flows of the gateways themselves. Any goroutine.
 func (e *Encoder) Silence() { e.silent.Store(true) }
 
@@ -178,7 +183,7 @@ func (e *Encoder) encode(dst, src []byte, h *token.Header, sc *scratch, number u
 		m.plain(e, src)
 		return e.finish(dst, h, sc, true)
 	}
-	ready := e.sess.ready.Load()
+	ready := e.sess.ready.Load() && !e.apart.Load()
 	incompressible := e.incompressible()
 	e.found.Store(uint32(Full))
 	if incompressible {

@@ -24,7 +24,7 @@ type StoreEvent = remote.Event
 // openStore opens the history where the configuration says it lies.
 func (c *Codec) openStore(hotBytes int64) (*history.Store, error) {
 	cfg := history.Config{HotBytes: hotBytes, BacklogBytes: 2 * c.storeBacklog(), Lost: c.strike}
-	epochs := history.EpochsConfig{Dir: c.cfg.Dir, SizeBytes: c.cfg.SizeBytes, BlocksPerEpoch: c.plan.blocksPerEpoch, Writer: c.writer.instance}
+	epochs := history.EpochsConfig{Dir: c.cfg.Dir, SizeBytes: c.cfg.SizeBytes, BlocksPerEpoch: c.plan.blocksPerEpoch, Writer: c.writer.instance, Key: c.cfg.Key}
 	switch {
 	case c.cfg.Dir == "":
 	case len(c.cfg.StoreCommand) == 0:

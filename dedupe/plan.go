@@ -37,6 +37,7 @@ var ErrConfig = errors.New("dedupe configuration")
 // Config is the codec of one link. Zero fields take their defaults.
 type Config struct {
 	Dir         string // where the history lies; "" keeps it in memory only
+	Key         []byte // 32 bytes: what lies there is encrypted with it; nil: it is not. What was written otherwise is given up
 	SizeBytes   int64  // on disk for both logs together, as du counts; default 16 GiB
 	MemoryBytes int64  // index, hot and open blocks, zstd contexts; default 512 MiB
 	Density     int    // one anchor in 2^Density bytes, 8 to 15; 0 follows from the sizes
@@ -67,6 +68,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("%w: cache memory %d is below 32 MiB", ErrConfig, c.MemoryBytes)
 	case c.Density != 0 && (c.Density < anchor.MinDensity || c.Density > anchor.MaxDensity):
 		return c, fmt.Errorf("%w: density %d is not between %d and %d", ErrConfig, c.Density, anchor.MinDensity, anchor.MaxDensity)
+	case len(c.Key) != 0 && len(c.Key) != history.KeyBytes:
+		return c, fmt.Errorf("%w: key of %d bytes, not %d", ErrConfig, len(c.Key), history.KeyBytes)
 	case c.Concurrency < 1:
 		return c, fmt.Errorf("%w: concurrency %d", ErrConfig, c.Concurrency)
 	}

@@ -310,6 +310,12 @@ func (k *checker) classes() {
 		default:
 			k.bad(at+".action", fmt.Sprintf("%q is no action", string(class.Action)), `write "accelerate", "relay" or "pass"`)
 		}
+		switch {
+		case class.History != HistoryOn && class.History != HistoryOff && class.History != "":
+			k.bad(at+".history", fmt.Sprintf("%q is neither on nor off", string(class.History)), `write "on" or "off"`)
+		case class.History == HistoryOff && class.Action != ActionAccelerate:
+			k.warn(at+".history", fmt.Sprintf("makes no difference where the action is %q", string(class.Action)), "leave it out")
+		}
 		if len(class.Ports) == 0 && len(class.Subnets) == 0 && !k.reported(at+".ports") && !k.reported(at+".subnets") {
 			k.bad(at, "the class matches every flow", "give it ports or subnets")
 		}

@@ -39,8 +39,10 @@ type Site struct {
 // Cache bounds the history kept on disk and the memory that goes with it.
 type Cache struct {
 	Dir         string
-	SizeBytes   int64 // on disk, both logs of all peers together, as du counts
-	MemoryBytes int64 // index, hot and open blocks, zstd contexts, the store's process; not the page cache
+	KeyFile     string // empty: the history is kept in clear
+	Key         []byte // 32 bytes of it, read by Load, nil after Parse
+	SizeBytes   int64  // on disk, both logs of all peers together, as du counts
+	MemoryBytes int64  // index, hot and open blocks, zstd contexts, the store's process; not the page cache
 }
 
 // Tunnel describes the UDP side of the gateway.
@@ -106,6 +108,15 @@ const (
 	ActionPass       ClassAction = "pass"       // not touched
 )
 
+// ClassHistory says whether the flows of a class take part in the history.
+type ClassHistory string
+
+// The values of [[class]] history. The zero value is on.
+const (
+	HistoryOn  ClassHistory = "on"
+	HistoryOff ClassHistory = "off" // neither stored nor looked up, in both directions: compressed only
+)
+
 // PortRange holds the ports First to Last, both included.
 type PortRange struct{ First, Last uint16 }
 
@@ -119,6 +130,7 @@ type Class struct {
 	Ports        []PortRange
 	Subnets      []netip.Prefix
 	Action       ClassAction
+	History      ClassHistory
 	SharePercent int // of the bandwidth, when classes compete; 0: what is left, shared with all other flows
 }
 

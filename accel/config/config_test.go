@@ -112,8 +112,8 @@ flow_file_size = "2MiB"
 		Forwards:  []Forward{{Listen: addrPort("127.0.0.1:5433"), Peer: "nyc", Target: "10.2.0.15:5432"}},
 		Socks:     &Socks{Listen: addrPort("10.1.0.1:1080"), Allow: []netip.Prefix{prefix("10.1.0.0/16")}},
 		Classes: []Class{
-			{Name: "voice", Ports: []PortRange{{5060, 5060}, {16384, 32767}}, Action: ActionRelay, SharePercent: 20},
-			{Name: "lab", Subnets: []netip.Prefix{prefix("10.1.9.0/24")}, Action: ActionPass},
+			{Name: "voice", Ports: []PortRange{{5060, 5060}, {16384, 32767}}, Action: ActionRelay, History: HistoryOn, SharePercent: 20},
+			{Name: "lab", Subnets: []netip.Prefix{prefix("10.1.9.0/24")}, Action: ActionPass, History: HistoryOn},
 		},
 		Limits: Limits{Flows: 500, MemoryBytes: 64 << 20, Hold: time.Minute},
 		Stats:  Stats{Listen: addrPort("0.0.0.0:9460"), Allow: []netip.Prefix{prefix("10.1.0.0/24")}, Token: "0123456789abcdef"},
@@ -280,6 +280,15 @@ func TestLoad(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q in it", name, err, want)
 		}
+	}
+	cacheKey := filepath.Join(dir, "cache.key")
+	sealed := strings.Replace(good, "[[peer]]", "[cache]\nkey_file = \""+cacheKey+"\"\n[[peer]]", 1)
+	fails("missing cache key", sealed, "cache.key does not exist: make it with wanpair keygen -o")
+	if err := WritePrivateKey(cacheKey, testKey(7)); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = Load(write(sealed)); err != nil || !bytes.Equal(c.Cache.Key, testKey(7).Seed()) {
+		t.Errorf("key of the cache: %v", err)
 	}
 	fails("missing key", strings.Replace(good, keyFile, keyFile+".not", 1), "does not exist: make it with wanpair keygen -o")
 	fails("own key as the peer's", strings.Replace(good, FormatPublicKey(testPublic(2)), FormatPublicKey(testPublic(1)), 1), "this site's own public key")

@@ -18,9 +18,10 @@ type document struct {
 		PrivateKeyFile *string `toml:"private_key_file"`
 	} `toml:"site"`
 	Cache struct {
-		Dir    *string `toml:"dir"`
-		Size   *string `toml:"size"`
-		Memory *string `toml:"memory"`
+		Dir     *string `toml:"dir"`
+		KeyFile *string `toml:"key_file"`
+		Size    *string `toml:"size"`
+		Memory  *string `toml:"memory"`
 	} `toml:"cache"`
 	Tunnel struct {
 		Listen    *string `toml:"listen"`
@@ -58,6 +59,7 @@ type document struct {
 		Ports   []any    `toml:"ports"`
 		Subnets []string `toml:"subnets"`
 		Action  *string  `toml:"action"`
+		History *string  `toml:"history"`
 		Share   *int64   `toml:"share"`
 	} `toml:"class"`
 	Limits struct {

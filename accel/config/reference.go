@@ -43,6 +43,7 @@ func Reference() []Key {
 		{"site.private_key_file", "path", "", `"/etc/wanpair/private.key"`, "The private key as `wanpair keygen -o FILE` writes it. The file must be accessible to its owner only."},
 
 		{"cache.dir", "path", `"/var/lib/wanpair"`, `"/var/lib/wanpair"`, "Where the history is kept. The directory is made if it is missing, and belongs to one gateway at a time."},
+		{"cache.key_file", "path", "unset", `"/run/credentials/wanpair/cache.key"`, "Encrypts the history on disk (AES-256-GCM) with the key in this file, which `wanpair keygen -o FILE` makes; the file must be accessible to its owner only. It protects a disk that gets into other hands without the file, so keep it elsewhere. With another key, or without one, the cache begins anew. Unset: in clear."},
 		{"cache.size", "size", `"16GiB"`, `"64GiB"`, "Disk space for the histories of all peers together, as `du` counts; 16MiB to 1TiB per peer. Room for a week of changed data is a good start."},
 		{"cache.memory", "size", `"1GiB"`, `"2GiB"`, "Memory for the index, the hot and open blocks, the compression contexts and the store's process; not the page cache. At least 32MiB per peer and at least 1/2048 of the size; with less than 1/16 the anchors are set wider apart, which costs some of the gain: `wanpair check` says how much."},
 
@@ -75,6 +76,7 @@ func Reference() []Key {
 		{"class.ports", "list of numbers and ranges", "[]", `[5060, "16384-32767"]`, "Destination ports. Empty: all."},
 		{"class.subnets", "list of prefixes", "[]", `["10.1.9.0/24"]`, "Source or destination. Empty: all."},
 		{"class.action", "text", `"accelerate"`, `"relay"`, "\"accelerate\" is the full treatment, \"relay\" carries the flow through the tunnel without deduplication, \"pass\" leaves the connection alone."},
+		{"class.history", "text", `"on"`, `"off"`, "\"off\" keeps the class's flows out of the history, in both directions: nothing of them is stored, and nothing they send is looked up in what others sent; they are only compressed. For tenants who must not learn from the timing what others sent. The side that a connection comes from decides, so set it on both."},
 		{"class.share", "number", "unset", "20", "Per cent of the bandwidth the class gets when flows compete, 1 to 100; all shares together at most 100. Not enforced by this version: `check` warns. Unset: what is left, together with all other flows."},
 
 		{"limits.flows", "number", "10000", "10000", "Connections accelerated at the same time over all peers, 1 to 1000000."},

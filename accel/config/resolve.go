@@ -35,6 +35,13 @@ func Load(path string) (*Config, error) {
 			faults = append(faults, c.checkOwnKey()...)
 		}
 	}
+	if name := c.Cache.KeyFile; name != "" {
+		if key, err := ReadPrivateKey(name); err != nil {
+			faults = append(faults, c.fault("cache.key_file", message(err, ErrKey), ""))
+		} else {
+			c.Cache.Key = key.Seed()
+		}
+	}
 	if err := faults.asError(); err != nil {
 		return nil, err
 	}
@@ -82,6 +89,7 @@ func (r *resolver) document(d document) {
 	text(&c.Site.PrivateKeyFile, d.Site.PrivateKeyFile)
 
 	text(&c.Cache.Dir, d.Cache.Dir)
+	text(&c.Cache.KeyFile, d.Cache.KeyFile)
 	r.size("cache.size", &c.Cache.SizeBytes, d.Cache.Size)
 	r.size("cache.memory", &c.Cache.MemoryBytes, d.Cache.Memory)
 
@@ -151,6 +159,10 @@ func (r *resolver) document(d document) {
 		text(&class.Name, k.Name)
 		if k.Action != nil {
 			class.Action = ClassAction(*k.Action)
+		}
+		class.History = HistoryOn
+		if k.History != nil {
+			class.History = ClassHistory(*k.History)
 		}
 		for j, p := range k.Ports {
 			if ports, ok := portRange(p); ok {

@@ -25,6 +25,7 @@ type OpenRequest struct {
 	TargetName string         // Forward: host:port, at most 1024 bytes
 	Class      string
 	Relay      bool // both directions are passed on as they are
+	NoHistory  bool // both directions are compressed only: neither stored nor looked up; a peer that does not know it relays
 }
 
 // ErrOpenBody is wrapped by every error about a malformed OPEN body.
@@ -34,6 +35,7 @@ const (
 	maxNameBytes = 1024
 	keyClass     = 2
 	keyRelay     = 6
+	keyNoHistory = 8
 )
 
 // appendOpen appends the body of an OPEN frame.
@@ -62,8 +64,11 @@ func appendOpen(dst []byte, r OpenRequest) ([]byte, error) {
 		dst = binary.AppendUvarint(dst, uint64(len(r.Class)))
 		dst = append(dst, r.Class...)
 	}
-	if r.Relay {
+	if r.Relay || r.NoHistory {
 		dst = append(dst, keyRelay, 1, 1) // key, length, value
+	}
+	if r.NoHistory && !r.Relay {
+		dst = append(dst, keyNoHistory, 1, 1)
 	}
 	return dst, nil
 }
@@ -114,10 +119,13 @@ func parseOpen(b []byte) (OpenRequest, error) {
 			r.Class = string(value)
 		case key == keyRelay:
 			r.Relay = len(value) == 1 && value[0] == 1
+		case key == keyNoHistory:
+			r.NoHistory = len(value) == 1 && value[0] == 1
 		case key&1 == 1:
 			return r, fmt.Errorf("%w: unknown field %d", ErrOpenBody, key)
 		}
 	}
+	r.Relay = r.Relay && !r.NoHistory
 	return r, nil
 }
 

@@ -16,15 +16,18 @@ type Action uint8
 // The actions.
 const (
 	Accelerate Action = iota // dedupe, compress, tunnel
+	Compress                 // compress and tunnel, without the history
 	Relay                    // tunnel only
 	Pass                     // not touched
 )
 
-// String returns the action as it is written in the configuration.
+// String returns the action, as it is written in the configuration where it can be.
 func (a Action) String() string {
 	switch a {
 	case Accelerate:
 		return string(config.ActionAccelerate)
+	case Compress:
+		return "compress"
 	case Relay:
 		return string(config.ActionRelay)
 	default:
@@ -157,6 +160,8 @@ func (p *Policy) decide(src, dst netip.AddrPort, s Situation, intercepted bool) 
 		d.Reason = PeerLimit
 	case classed && class.Action == config.ActionRelay:
 		d.Action, d.Reason = Relay, ClassRelay
+	case classed && class.History == config.HistoryOff:
+		d.Action, d.Reason = Compress, ClassHistory
 	case s.CacheOff:
 		d.Action, d.Reason = Relay, CacheOff
 	default:

@@ -34,6 +34,7 @@ func testPolicy() *Policy {
 	c.Classes = []config.Class{
 		{Name: "voice", Ports: []config.PortRange{{First: 5060, Last: 5060}, {First: 16384, Last: 32767}}, Action: config.ActionRelay},
 		{Name: "lab", Subnets: prefixes("10.1.9.0/24"), Action: config.ActionPass},
+		{Name: "tenant", Subnets: prefixes("10.1.8.0/24"), Action: config.ActionAccelerate, History: config.HistoryOff},
 		{Name: "db", Ports: []config.PortRange{{First: 5432, Last: 5432}}, Subnets: prefixes("10.2.7.0/24"), Action: config.ActionAccelerate},
 	}
 	return New(c, []netip.Addr{netip.MustParseAddr("10.1.0.1")}).WithPeerAddrs("nyc", []netip.Addr{netip.MustParseAddr("10.2.0.1")})
@@ -54,6 +55,7 @@ func TestDecide(t *testing.T) {
 		{"class accelerates", "10.1.2.3:40000", "10.2.7.4:5432", up, Decision{Accelerate, None, "nyc", "db"}},
 		{"class needs port and subnet", "10.1.2.3:40000", "10.2.8.4:5432", up, Decision{Accelerate, None, "nyc", ""}},
 		{"class relays", "10.1.2.3:40000", "10.2.3.4:16384", up, Decision{Relay, ClassRelay, "nyc", "voice"}},
+		{"class without history", "10.1.8.3:40000", "10.2.3.4:80", up, Decision{Compress, ClassHistory, "nyc", "tenant"}},
 		{"first class counts", "10.1.9.3:40000", "10.2.3.4:5060", up, Decision{Relay, ClassRelay, "nyc", "voice"}},
 		{"class passes", "10.1.9.3:40000", "10.2.3.4:80", up, Decision{Pass, ClassPass, "nyc", "lab"}},
 		{"pass port", "10.1.2.3:40000", "10.2.3.4:22", up, Decision{Pass, PassPort, "nyc", ""}},

@@ -29,8 +29,9 @@ const (
 	CacheOff       Reason = 16
 	PeerLimit      Reason = 17
 	InterceptFault Reason = 18
+	ClassHistory   Reason = 19
 
-	lastReason = InterceptFault
+	lastReason = ClassHistory
 )
 
 // Explanation is one row of the table of reasons, the one source for documentation, metric labels and messages.
@@ -63,6 +64,7 @@ func Reasons() []Explanation {
 		{CacheOff, "cache_off", Relay, "the cache cannot be used", "Look at the log for the store's error: a full or broken disk. It is tried again every minute."},
 		{PeerLimit, "peer_limit", Pass, "the peer has no room for one more connection", "Raise limits.flows and limits.memory on the other side."},
 		{InterceptFault, "intercept_fault", Pass, "intercepted connections do not reach the gateway, so interception was switched off", "Run `wanpair doctor`: a firewall rule or sysctl swallows the diverted packets. It is tried again by itself."},
+		{ClassHistory, "class_history", Compress, "a [[class]] with history \"off\" matches", "Nothing, where a tenant is to be kept apart. Otherwise take the key out of the class."},
 	}
 }
 
@@ -101,7 +103,7 @@ Every connection that is not accelerated, or not fully, carries one of these rea
 as the label ` + "`reason`" + ` of ` + "`wanpair_flows_passed_total`" + `. Numbers and names never change their meaning.
 
 *pass*: the connection goes its way as if wanpair were not there. *relay*: it goes through the tunnel, which still speeds up a long or lossy link, but its data is
-not deduplicated.
+not deduplicated. *compress*: it goes through the tunnel and is compressed, but has no part in the history.
 
 This page is made from the table in ` + "`accel/policy`" + ` by ` + "`go generate ./accel/policy`" + `.
 

@@ -79,7 +79,7 @@ func (c cacheInfoCmd) Run(out output) error {
 	fmt.Fprintln(w, "peer\tlog\tepochs\tblocks\traw\ton disk\toldest\tnewest\t")
 	var faults []error
 	for _, p := range cfg.Peers {
-		info, err := history.Inspect(filepath.Join(cfg.Cache.Dir, p.Name))
+		info, err := history.Inspect(filepath.Join(cfg.Cache.Dir, p.Name), cfg.Cache.Key)
 		switch {
 		case errors.Is(err, os.ErrNotExist):
 			fmt.Fprintf(w, "%s\tnothing yet\t\t\t\t\t\t\t\n", p.Name)
@@ -139,7 +139,7 @@ func (c cacheVerifyCmd) Run(out output) error {
 	for _, p := range cfg.Peers {
 		dir := filepath.Join(cfg.Cache.Dir, p.Name)
 		bar := verifyBar(out.stderr, p.Name)
-		report, err := history.Verify(ctx, dir, bar)
+		report, err := history.Verify(ctx, dir, cfg.Cache.Key, bar)
 		switch {
 		case errors.Is(err, os.ErrNotExist):
 			fmt.Fprintf(out.stdout, "%s: nothing yet\n", p.Name)

@@ -205,6 +205,9 @@ func class(c config.Class) string {
 		parts = append(parts, "hosts "+list(c.Subnets))
 	}
 	parts = append(parts, string(c.Action))
+	if c.History == config.HistoryOff {
+		parts = append(parts, "kept out of the history")
+	}
 	if c.SharePercent > 0 {
 		parts = append(parts, fmt.Sprintf("%d %% of the bandwidth", c.SharePercent))
 	}

@@ -226,6 +226,7 @@ func addPeers(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, gatew
 			},
 			Cache: dedupe.Config{
 				Dir:         filepath.Join(cfg.Cache.Dir, pc.Name),
+				Key:         cfg.Cache.Key,
 				SizeBytes:   cfg.Cache.SizeBytes / int64(len(cfg.Peers)),
 				MemoryBytes: cfg.Cache.MemoryBytes / int64(len(cfg.Peers)),
 

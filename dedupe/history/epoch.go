@@ -36,8 +36,9 @@ var errDiscard = errors.New("epoch is damaged")
 // numbers and is removed as a whole.
 type epoch struct {
 	Extent
-	dir string
-	id  LogID
+	dir   string
+	id    LogID
+	crypt crypt
 
 	bytes    atomic.Int64 // as du counts
 	unsized  atomic.Int32 // blocks written since du was asked last
@@ -79,9 +80,9 @@ func (x Extent) Valid() bool {
 }
 
 // newEpoch returns an epoch of a directory.
-func newEpoch(x Extent, parent string, id LogID) *epoch {
-	e := &epoch{Extent: x, dir: filepath.Join(parent, x.name()), id: id}
-	e.lists = lists{dir: e.dir, id: id}
+func newEpoch(x Extent, parent string, id LogID, c crypt) *epoch {
+	e := &epoch{Extent: x, dir: filepath.Join(parent, x.name()), id: id, crypt: c}
+	e.lists = lists{dir: e.dir, id: id, crypt: c}
 	return e
 }
 
@@ -238,13 +239,12 @@ func (e *epoch) get(db *badger.DB, number uint64) (data []byte, next uint64, err
 	if err != nil {
 		return nil, 0, err
 	}
-	err = item.Value(func(rec []byte) error {
-		view, n, err := parseBlock(rec, e.id, number)
-		if err != nil {
-			return err
+	err = item.Value(func(stored []byte) error {
+		rec, err := e.crypt.open(make([]byte, 0, len(stored)), stored, aboutBlock, blockKey(e.Log, number)...)
+		if err == nil {
+			data, next, err = parseBlock(rec, e.id, number)
 		}
-		data, next = append(make([]byte, 0, len(view)), view...), n
-		return nil
+		return err
 	})
 	return data, next, err
 }

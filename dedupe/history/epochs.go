@@ -1,7 +1,6 @@
 package history
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -32,12 +31,14 @@ type EpochsConfig struct {
 	SizeBytes      int64 // both logs, as du counts
 	BlocksPerEpoch uint64
 	Writer         uint64 // instance of this process, stored with every block
+	Key            []byte // KeyBytes long: everything is encrypted with it; nil: nothing is. What was written otherwise is given up
 }
 
 // Epochs is the Disk in this process: one Badger database per epoch.
 type Epochs struct {
 	cfg   EpochsConfig
 	lock  *os.File
+	crypt crypt // of the file that names the logs
 	found [2]State
 	total atomic.Int64
 	full  atomic.Bool
@@ -45,6 +46,7 @@ type Epochs struct {
 
 	mu      sync.Mutex
 	logs    [2]State
+	crypts  [2]crypt    // of the logs
 	epochs  [2][]*epoch // ascending
 	extents [2][]Extent // the same, made anew with every change
 	doomed  int         // directories being removed or still to be
@@ -63,23 +65,32 @@ var _ Disk = (*Epochs)(nil)
 func OpenEpochs(cfg EpochsConfig) (*Epochs, error) {
 	cfg.BlocksPerEpoch = min(max(cfg.BlocksPerEpoch, 1), maxBlocksSanity)
 	s := &Epochs{cfg: cfg, changed: func() {}}
+	var err error
+	if s.crypt, err = newCrypt(cfg.Key, LogID{}); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cache directory: %w", err)
 	}
-	var err error
 	if s.lock, err = lockDir(cfg.Dir); err != nil {
 		return nil, err
 	}
-	s.scan()
+	if err := s.scan(); err != nil {
+		return nil, errors.Join(err, s.lock.Close())
+	}
 	return s, nil
 }
 
 // scan reads what is there. What it cannot make sense of it removes.
-func (s *Epochs) scan() {
+func (s *Epochs) scan() error {
 	rec, _ := os.ReadFile(s.path("state")) // missing and damaged are the same: nothing is known
-	logs, ok := parseState(rec)
+	logs, ok := openState(rec, s.crypt)
 	if ok {
 		s.logs, s.found = logs, logs
+	}
+	var err error
+	if s.crypts, err = newCrypts(s.cfg.Key, s.logs); err != nil {
+		return err
 	}
 	entries, _ := os.ReadDir(s.cfg.Dir)
 	for _, d := range entries {
@@ -91,7 +102,7 @@ func (s *Epochs) scan() {
 		if !d.IsDir() || !named {
 			continue
 		}
-		e := newEpoch(x, s.cfg.Dir, s.logs[x.Log].ID)
+		e := newEpoch(x, s.cfg.Dir, s.logs[x.Log].ID, s.crypts[x.Log])
 		if !ok || e.id == (LogID{}) || x.end() <= s.logs[x.Log].Tail || s.overlaps(x) || !mayOpen(e.dir, e.database()) {
 			s.doom(e)
 			continue
@@ -104,6 +115,7 @@ func (s *Epochs) scan() {
 		slices.SortFunc(s.epochs[log], func(a, b *epoch) int { return cmp.Compare(a.First, b.First) })
 		s.listExtents(log)
 	}
+	return nil
 }
 
 // overlaps tells whether an extent covers blocks that another one covers.
@@ -134,6 +146,10 @@ func (s *Epochs) Watch(changed func()) {
 
 // SetLogs gives up what does not belong to the logs as stated and remembers them.
 func (s *Epochs) SetLogs(logs [2]State) error {
+	crypts, err := newCrypts(s.cfg.Key, logs)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
 	var gone []*epoch
 	for log := range logs {
@@ -147,7 +163,7 @@ func (s *Epochs) SetLogs(logs [2]State) error {
 		})
 		s.listExtents(log)
 	}
-	s.logs = logs
+	s.logs, s.crypts = logs, crypts
 	s.mu.Unlock()
 	for _, e := range gone {
 		s.doom(e)
@@ -157,10 +173,12 @@ func (s *Epochs) SetLogs(logs [2]State) error {
 
 // save writes the file that names the logs, whole or not at all. Failure costs a cold cache after the next start.
 func (s *Epochs) save(logs [2]State) error {
-	rec := appendState(nil, logs)
-	if old, err := os.ReadFile(s.path("state")); err == nil && bytes.Equal(old, rec) {
-		return nil
+	if old, err := os.ReadFile(s.path("state")); err == nil {
+		if there, ok := openState(old, s.crypt); ok && there == logs {
+			return nil
+		}
 	}
+	rec := cryptState(logs, s.crypt)
 	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil { // somebody may have taken it away
 		return err
 	}
@@ -252,6 +270,9 @@ func (s *Epochs) Put(b *Sealed) error {
 	}
 	e.lastPut.Store(s.clock.Add(1))
 	rec := appendBlock(make([]byte, 0, blockHeader+len(b.Data)), e.id, s.cfg.Writer, b.Number, b.Next, b.Data)
+	if e.crypt.on() {
+		rec = e.crypt.append(make([]byte, 0, len(rec)+e.crypt.overhead()), rec, aboutBlock, blockKey(b.Log, b.Number)...)
+	}
 	if err := e.write(b, rec); err != nil {
 		if errors.Is(err, errDiscard) {
 			s.discard(e)
@@ -304,7 +325,7 @@ func (s *Epochs) epochFor(k Key) (*epoch, error) {
 	if !x.Valid() {
 		return nil, ErrAbsent
 	}
-	e := newEpoch(x, s.cfg.Dir, s.logs[k.Log].ID)
+	e := newEpoch(x, s.cfg.Dir, s.logs[k.Log].ID, s.crypts[k.Log])
 	if err := os.MkdirAll(e.dir, 0o700); err != nil {
 		return nil, err
 	}

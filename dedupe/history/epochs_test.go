@@ -246,7 +246,7 @@ func TestSizeIsKept(t *testing.T) {
 
 func TestInspectAndVerify(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := Inspect(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Inspect(filepath.Join(dir, "none"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no directory: %v", err)
 	}
 	cfg := epochsConfig(dir)
@@ -256,16 +256,16 @@ func TestInspectAndVerify(t *testing.T) {
 	}
 	putAll(t, s, 0, 0, 1, 2, 3, 4)
 	putAll(t, s, 1, 8)
-	info, err := Inspect(dir)
+	info, err := Inspect(dir, nil)
 	if err != nil || !info.InUse || len(info.Epochs[0]) != 2 || info.Epochs[0][0].Blocks != 4 || info.Epochs[1][0].First != 8 {
 		t.Errorf("while it is open: %+v, %v", info, err)
 	}
-	if _, err := Verify(t.Context(), dir, nil); !errors.Is(err, ErrLocked) {
+	if _, err := Verify(t.Context(), dir, nil, nil); !errors.Is(err, ErrLocked) {
 		t.Errorf("verify while it is open: %v", err)
 	}
 	closeEpochs(t, s)
 	calls := 0
-	r, err := Verify(t.Context(), dir, func(done, all int) {
+	r, err := Verify(t.Context(), dir, nil, func(done, all int) {
 		if calls++; done != calls || all != 6 {
 			t.Errorf("progress %d of %d", done, all)
 		}
@@ -274,7 +274,7 @@ func TestInspectAndVerify(t *testing.T) {
 		t.Errorf("a sound cache: %+v, %v", r, err)
 	}
 	flip(t, filepath.Join(dir, Extent{0, 0, 4}.name(), "blocks", "000001.vlog"), content(Key{0, 2}))
-	if r, err = Verify(t.Context(), dir, nil); err != nil || r.Blocks != 6 || r.Damaged != 1 {
+	if r, err = Verify(t.Context(), dir, nil, nil); err != nil || r.Blocks != 6 || r.Damaged != 1 {
 		t.Errorf("a flipped byte: %+v, %v", r, err)
 	}
 }

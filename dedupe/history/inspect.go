@@ -26,17 +26,28 @@ type Info struct {
 	InUse  bool           // a process has it open
 }
 
-// Inspect reads what a directory holds without changing anything; a gateway may be using it meanwhile. A directory that was never a cache is an
-// error that wraps os.ErrNotExist.
-func Inspect(dir string) (Info, error) {
+// Inspect reads what a directory holds without changing anything; a gateway may be using it meanwhile. key is that of EpochsConfig. A directory
+// that was never a cache is an error that wraps os.ErrNotExist, one written with another key one that wraps ErrKey.
+func Inspect(dir string, key []byte) (Info, error) {
 	rec, err := os.ReadFile(filepath.Join(dir, "state"))
 	if err != nil {
 		return Info{}, err
 	}
 	var info Info
+	c, err := newCrypt(key, LogID{})
+	if err != nil {
+		return info, err
+	}
 	var ok bool
-	if info.Logs, ok = parseState(rec); !ok {
+	if info.Logs, ok = openState(rec, c); !ok {
+		if c.on() || stateEncrypted(rec) {
+			return info, ErrKey
+		}
 		return info, ErrDamaged
+	}
+	crypts, err := newCrypts(key, info.Logs)
+	if err != nil {
+		return info, err
 	}
 	if lock, err := lockDir(dir); err == nil {
 		_ = lock.Close() // free again
@@ -52,7 +63,7 @@ func Inspect(dir string) (Info, error) {
 		if !d.IsDir() || !named {
 			continue
 		}
-		e := newEpoch(x, dir, info.Logs[x.Log].ID)
+		e := newEpoch(x, dir, info.Logs[x.Log].ID, crypts[x.Log])
 		i := EpochInfo{Extent: x, Bytes: diskBytes(e.dir)}
 		list, _ := e.lists.lengths(x) // without a list it holds nothing
 		for _, h := range list {
@@ -80,9 +91,9 @@ type Report struct {
 
 // Verify reads every block of a directory that nobody has open and compares it with its checksum. progress is called after every block with
 // the number done and the number of all; it may be nil.
-func Verify(ctx context.Context, dir string, progress func(done, all int)) (Report, error) {
+func Verify(ctx context.Context, dir string, key []byte, progress func(done, all int)) (Report, error) {
 	var r Report
-	info, err := Inspect(dir)
+	info, err := Inspect(dir, key)
 	if err != nil {
 		return r, err
 	}
@@ -96,10 +107,14 @@ func Verify(ctx context.Context, dir string, progress func(done, all int)) (Repo
 			r.Blocks += i.Blocks
 		}
 	}
+	crypts, err := newCrypts(key, info.Logs)
+	if err != nil {
+		return r, err
+	}
 	done := 0
 	for log, list := range info.Epochs {
 		for _, i := range list {
-			e := newEpoch(i.Extent, dir, info.Logs[log].ID)
+			e := newEpoch(i.Extent, dir, info.Logs[log].ID, crypts[log])
 			held, _ := e.lists.lengths(i.Extent) // counted above
 			opened := e.open(false) == nil
 			if !opened {

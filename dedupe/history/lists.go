@@ -1,6 +1,7 @@
 package history
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -19,6 +20,7 @@ const (
 type lists struct {
 	dir           string
 	id            LogID
+	crypt         crypt
 	meta, anchors *os.File
 }
 
@@ -58,7 +60,7 @@ func (l *lists) align(file *os.File, size int64, name string) error {
 		_, err := file.Write(append(h, 0, 0, 0, 0))
 		return err
 	}
-	if rest := (size - sidecarHeader) % metaRecord; name == lengthsName && rest != 0 {
+	if rest := (size - sidecarHeader) % int64(l.metaBytes()); name == lengthsName && rest != 0 {
 		return file.Truncate(size - rest)
 	}
 	return nil
@@ -69,7 +71,7 @@ func (l *lists) note(number uint64, length int) error {
 	if err := l.open(); err != nil {
 		return err
 	}
-	_, err := l.meta.Write(appendMeta(nil, number, length))
+	_, err := l.meta.Write(l.crypt.append(nil, appendMeta(nil, number, length), aboutLength))
 	return err
 }
 
@@ -79,7 +81,7 @@ func (l *lists) add(number uint64, length int, packed []uint64) error {
 		return err
 	}
 	if len(packed) > 0 {
-		if _, err := l.anchors.Write(appendAnchors(nil, number, packed)); err != nil {
+		if _, err := l.anchors.Write(l.appendAnchors(nil, number, packed)); err != nil {
 			return err
 		}
 	}
@@ -115,13 +117,16 @@ func (l *lists) lengths(x Extent) ([]Holding, error) {
 		return nil, ErrDamaged
 	}
 	held := map[uint64]int{}
-	buf := make([]byte, 4096*metaRecord)
+	size := l.metaBytes()
+	buf := make([]byte, 4096*size)
+	var clear [metaRecord]byte
 	for {
 		n, err := io.ReadFull(f, buf)
-		for rec := buf[:n-n%metaRecord]; len(rec) > 0; rec = rec[metaRecord:] {
-			number, length, ok := parseMeta(rec[:metaRecord])
+		for rec := buf[:n-n%size]; len(rec) > 0; rec = rec[size:] {
+			entry, err := l.crypt.open(clear[:0], rec[:size], aboutLength)
+			number, length, ok := parseMeta(entry)
 			switch {
-			case !ok || !x.Covers(number):
+			case err != nil || !ok || !x.Covers(number):
 			case length == 0:
 				delete(held, number)
 			default:
@@ -145,7 +150,20 @@ func (l *lists) lengths(x Extent) ([]Holding, error) {
 	return out, nil
 }
 
-// records returns whole records of the anchor list from an offset on, up to the first damaged one, about anchorBatch bytes.
+// metaBytes is the size of an entry of the list of lengths on disk.
+func (l *lists) metaBytes() int { return metaRecord + l.crypt.overhead() }
+
+// appendAnchors appends a block's anchor list as it is on disk: where it is encrypted, its length there as u32, then that.
+func (l *lists) appendAnchors(dst []byte, number uint64, packed []uint64) []byte {
+	rec := appendAnchors(nil, number, packed)
+	if !l.crypt.on() {
+		return append(dst, rec...)
+	}
+	dst = binary.BigEndian.AppendUint32(dst, uint32(len(rec)+l.crypt.overhead()))
+	return l.crypt.append(dst, rec, aboutAnchors)
+}
+
+// records returns whole records of the anchor list from an offset on, in clear, up to the first damaged one, about anchorBatch bytes.
 func (l *lists) records(offset int64) (out []byte, next int64, err error) {
 	f, err := os.Open(filepath.Join(l.dir, anchorsName))
 	if err != nil {
@@ -159,23 +177,56 @@ func (l *lists) records(offset int64) (out []byte, next int64, err error) {
 	if _, err := f.Seek(offset, io.SeekStart); err != nil {
 		return nil, 0, err
 	}
-	for len(out) < anchorBatch {
-		at := len(out)
-		out = slices.Grow(out, anchorHeader)[:at+anchorHeader]
-		if _, err := io.ReadFull(f, out[at:]); err != nil {
-			out = out[:at]
-			break
-		}
-		n, ok := anchorBytes(out[at:])
-		if !ok || at > 0 && at+n > MaxAnchorBytes {
-			out = out[:at]
-			break
-		}
-		out = slices.Grow(out, n-anchorHeader)[:at+n]
-		if _, err := io.ReadFull(f, out[at+anchorHeader:]); err != nil || !anchorsValid(out[at:]) {
-			out = out[:at]
-			break
-		}
+	read := readAnchors
+	if l.crypt.on() {
+		read = l.openAnchors
 	}
-	return out, offset + int64(len(out)), nil
+	for len(out) < anchorBatch {
+		more, n := read(f, out)
+		if n == 0 || len(out) > 0 && len(more) > MaxAnchorBytes {
+			break
+		}
+		out, offset = more, offset+int64(n)
+	}
+	return out, offset, nil
+}
+
+// readAnchors appends the next record of a list in clear to out, and says how long it is on disk: 0 when there is none that is whole.
+func readAnchors(f io.Reader, out []byte) ([]byte, int) {
+	at := len(out)
+	out = slices.Grow(out, anchorHeader)[:at+anchorHeader]
+	if _, err := io.ReadFull(f, out[at:]); err != nil {
+		return nil, 0
+	}
+	n, ok := anchorBytes(out[at:])
+	if !ok || at > 0 && at+n > MaxAnchorBytes {
+		return nil, 0
+	}
+	out = slices.Grow(out, n-anchorHeader)[:at+n]
+	if _, err := io.ReadFull(f, out[at+anchorHeader:]); err != nil || !anchorsValid(out[at:]) {
+		return nil, 0
+	}
+	return out, n
+}
+
+// openAnchors is readAnchors for an encrypted list.
+func (l *lists) openAnchors(f io.Reader, out []byte) ([]byte, int) {
+	var head [4]byte
+	if _, err := io.ReadFull(f, head[:]); err != nil {
+		return nil, 0
+	}
+	n := int(binary.BigEndian.Uint32(head[:]))
+	if n > anchorHeader+8*maxAnchors+l.crypt.overhead() || len(out) > 0 && len(out)+n > MaxAnchorBytes {
+		return nil, 0
+	}
+	sealed := make([]byte, n)
+	if _, err := io.ReadFull(f, sealed); err != nil {
+		return nil, 0
+	}
+	at := len(out)
+	out, err := l.crypt.open(out, sealed, aboutAnchors)
+	if err != nil || !anchorsValid(out[at:]) {
+		return nil, 0
+	}
+	return out, len(head) + n
 }

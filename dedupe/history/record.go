@@ -30,6 +30,7 @@ const (
 	sidecarHeader   = 24
 	sidecarMagic    = "wpE1"
 	stateMagic      = "wpS1"
+	cryptMagic      = "wpS2" // an encrypted state file: then what would be one in clear, encrypted
 	stateRecord     = 4 + 2*(16+8+8) + 8
 	maxBlocksSanity = 1 << 22 // blocks in one epoch: above the 131072 of 32 GiB by far
 )
@@ -166,4 +167,32 @@ func parseState(rec []byte) (logs [2]State, ok bool) {
 		}
 	}
 	return logs, true
+}
+
+// cryptState makes the file that names the two logs.
+func cryptState(logs [2]State, c crypt) []byte {
+	rec := appendState(nil, logs)
+	if !c.on() {
+		return rec
+	}
+	return c.append([]byte(cryptMagic), rec, aboutState)
+}
+
+// openState reads it. A file in clear is not accepted where it ought to be encrypted, nor the other way round.
+func openState(rec []byte, c crypt) (logs [2]State, ok bool) {
+	if c.on() {
+		if !stateEncrypted(rec) {
+			return logs, false
+		}
+		var err error
+		if rec, err = c.open(nil, rec[len(cryptMagic):], aboutState); err != nil {
+			return logs, false
+		}
+	}
+	return parseState(rec)
+}
+
+// stateEncrypted tells whether a state file looks like an encrypted one.
+func stateEncrypted(rec []byte) bool {
+	return len(rec) >= len(cryptMagic) && string(rec[:len(cryptMagic)]) == cryptMagic
 }

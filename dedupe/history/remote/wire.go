@@ -218,6 +218,7 @@ func (q *request) append(b []byte) []byte {
 		b = binary.BigEndian.AppendUint64(b, uint64(o.cfg.SizeBytes))
 		b = binary.BigEndian.AppendUint64(b, o.cfg.BlocksPerEpoch)
 		b = binary.BigEndian.AppendUint64(b, o.cfg.Writer)
+		b = appendText(b, string(o.cfg.Key), history.KeyBytes)
 		known := byte(0)
 		if o.known {
 			known = 1
@@ -261,6 +262,10 @@ func parseRequest(k kind, body []byte) (*request, error) {
 		o.cfg.SizeBytes = int64(r.u64())
 		o.cfg.BlocksPerEpoch = r.u64()
 		o.cfg.Writer = r.u64()
+		if key := r.text(history.KeyBytes); key != "" {
+			o.cfg.Key = []byte(key)
+			r.bad = r.bad || len(key) != history.KeyBytes
+		}
 		o.known = r.u8() == 1
 		o.logs = r.states()
 		for range r.count(17, maxDiscards) {

@@ -16,7 +16,7 @@ func requests() []*request {
 	x := history.Extent{Log: 1, First: 77, Count: 8}
 	return []*request{
 		{kind: kindOpen, open: openRequest{
-			cfg:   history.EpochsConfig{Dir: "/var/lib/x", SizeBytes: 1 << 40, BlocksPerEpoch: 131072, Writer: 1 << 63},
+			cfg:   history.EpochsConfig{Dir: "/var/lib/x", SizeBytes: 1 << 40, BlocksPerEpoch: 131072, Writer: 1 << 63, Key: bytes.Repeat([]byte{9}, history.KeyBytes)},
 			known: true, logs: logs, discard: []history.Extent{x, {First: 1, Count: 2}},
 		}},
 		{kind: kindLogs, logs: logs},
