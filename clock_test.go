@@ -24,7 +24,7 @@ var mayTellTheTime = map[string]string{
 	"accel/intercept/samples.go":    "a deadline in the past",
 	"dedupe/history/epochs.go":      "the name of a directory that is being removed",
 	"transport/quictun/identity.go": "a certificate that is always valid; only its key counts",
-	"transport/tuntest": "addresses, which have a method of the same name",
+	"transport/tuntest":             "addresses, which have a method of the same name",
 	"transport/hello.go":            "the clock's skew, for the status",
 	"cmd/wanpair":                   "ages and times on a terminal",
 }
