@@ -154,22 +154,11 @@ func (s *Session) readFrame(ls *laneState, r FrameReader) error {
 	if len(rest) > h.payloadLen {
 		return s.fault(h.flow, "bytes behind the payload")
 	}
-	payload := s.link.buffers.get(h.payloadLen)
-	n := copy(payload, rest)
-	for n < len(payload) && !eof {
-		m, err := r.Read(payload[n:])
-		n += m
-		if m > 0 {
-			ls.heard(s.link)
-		}
-		if errors.Is(err, io.EOF) {
-			eof = true
-		} else if err != nil {
-			s.link.buffers.put(payload)
-			return err
-		}
+	payload, eof, err := s.readPayload(ls, r, h.payloadLen, rest, eof)
+	if err != nil {
+		return err
 	}
-	if n < len(payload) {
+	if len(payload) < h.payloadLen {
 		s.link.buffers.put(payload)
 		return s.fault(h.flow, "frame ends inside its payload")
 	}
@@ -183,6 +172,47 @@ func (s *Session) readFrame(ls *laneState, r FrameReader) error {
 		}
 	}
 	return s.deliver(&h, payload)
+}
+
+// Buffers for payloads that were announced and have not come take at most
+// maxAnnounced on one link; what is under way at 1 Gbit/s and 100 ms is 12.5 MB.
+// Beyond it a buffer begins with firstBuffer and grows as the payload comes.
+// Else a peer could have 266 KB held by 20 bytes, for each of its streams.
+const (
+	maxAnnounced = 32 << 20
+	firstBuffer  = 4 << 10
+)
+
+// readPayload reads a payload of want bytes that begins with rest. It is shorter
+// when the stream ends before. eof says whether the end of the stream was seen.
+func (s *Session) readPayload(ls *laneState, r FrameReader, want int, rest []byte, eof bool) ([]byte, bool, error) {
+	size := want
+	if s.link.announced.Add(int64(want)) > maxAnnounced {
+		size = min(want, max(firstBuffer, len(rest)))
+	}
+	defer s.link.announced.Add(-int64(want))
+	payload := s.link.buffers.get(size)
+	n := copy(payload, rest)
+	for n < want && !eof {
+		if n == len(payload) {
+			larger := s.link.buffers.get(min(want, 4*n))
+			copy(larger, payload)
+			s.link.buffers.put(payload)
+			payload = larger
+		}
+		m, err := r.Read(payload[n:])
+		n += m
+		if m > 0 {
+			ls.heard(s.link)
+		}
+		if errors.Is(err, io.EOF) {
+			eof = true
+		} else if err != nil {
+			s.link.buffers.put(payload)
+			return nil, false, err
+		}
+	}
+	return payload[:n], eof, nil
 }
 
 // readFrameHeader reads as little as it can beyond the header; rest is what it

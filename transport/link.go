@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -90,7 +91,9 @@ type Link struct {
 	log     *slog.Logger
 	buffers buffers
 	heads   heads
-	began   time.Time
+
+	announced atomic.Int64 // bytes of payloads that are being read: see maxAnnounced
+	began     time.Time
 
 	mu       sync.Mutex
 	instance [16]byte
