@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,8 +23,10 @@ var errNotHere = errors.New("cannot be made here")
 
 // injector breaks and repairs.
 type injector struct {
-	lab       *lab.Lab
-	near, far *keeper
+	lab              *lab.Lab
+	near, far        *keeper
+	binary, previous string
+	places           int // of caches that were damaged since somebody asked
 }
 
 // victims are the gateways a fault happens to.
@@ -55,7 +56,11 @@ func (j *injector) inject(ctx context.Context, e Event) (repair func() error, er
 	case "wipe":
 		return j.restart(ctx, victims), each(victims, func(k *keeper) error { return errors.Join(k.kill(), empty(k.CacheDir())) })
 	case "truncate", "flip":
-		damage := func(k *keeper) error { return damageCache(k.CacheDir(), rng, e.Fault == "truncate") }
+		damage := func(k *keeper) error {
+			n, err := damageCache(k.CacheDir(), rng, e.Fault == "truncate")
+			j.places += n
+			return err
+		}
 		if !e.Stopped {
 			return nothing, each(victims, damage)
 		}
@@ -77,14 +82,18 @@ func (j *injector) inject(ctx context.Context, e Event) (repair func() error, er
 	case "descriptors":
 		return limitFiles(victims)
 	case "restart":
-		return j.restart(ctx, victims), each(victims, func(k *keeper) error {
-			k.expect(false)
-			stopping, cancel := context.WithTimeout(ctx, 40*time.Second)
-			defer cancel()
-			return k.Stop(stopping)
-		})
+		return j.restart(ctx, victims), each(victims, func(k *keeper) error { return k.stop(ctx) })
 	case "store-kill", "store-hang", "store-eio":
 		return j.store(e.Fault, victims)
+	case "disk-eio", "disk-full", "disk-hang":
+		return breakDisks(e.Fault, victims, rng)
+	case "memory":
+		return starve(victims, int64(4+rng.IntN(28))<<20)
+	case "upgrade":
+		if j.previous == "" {
+			return nothing, fmt.Errorf("%w: no binary of the version before (--previous)", errNotHere)
+		}
+		return func() error { return j.exchange(ctx, victims, j.binary) }, j.exchange(ctx, victims, j.previous)
 	}
 	return nothing, fmt.Errorf("%w: %s", ErrFault, e.Fault)
 }
@@ -178,11 +187,12 @@ func removeFiles(dir string) error {
 	return err
 }
 
-// damageCache cuts files short, or flips bits at up to twenty places of each: of one to five files, or, one time in three, of all.
-func damageCache(dir string, rng *rand.Rand, truncate bool) error {
+// damageCache cuts files short, or flips bits at up to twenty places of each: of one to five files, or, one time in three, of all. It returns the
+// number of places.
+func damageCache(dir string, rng *rand.Rand, truncate bool) (places int, err error) {
 	paths, sizes, err := cacheFiles(dir)
 	if err != nil || len(paths) == 0 {
-		return err
+		return 0, err
 	}
 	chosen := rng.Perm(len(paths))
 	if rng.IntN(3) > 0 {
@@ -192,16 +202,21 @@ func damageCache(dir string, rng *rand.Rand, truncate bool) error {
 		if sizes[i] == 0 {
 			continue
 		}
+		n := 1
 		if truncate {
 			err = os.Truncate(paths[i], rng.Int64N(sizes[i]))
 		} else {
-			err = flip(paths[i], sizes[i], 1+rng.IntN(20), rng)
+			n += rng.IntN(20)
+			err = flip(paths[i], sizes[i], n, rng)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		switch {
+		case err == nil:
+			places += n
+		case !errors.Is(err, fs.ErrNotExist):
+			return places, err
 		}
 	}
-	return nil
+	return places, nil
 }
 
 func flip(path string, size int64, places int, rng *rand.Rand) error {

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -46,12 +47,14 @@ func read(t *testing.T, paths map[string][]byte) map[string][]byte {
 
 func TestDamageIsRealAndRepeatable(t *testing.T) {
 	for _, truncate := range []bool{true, false} {
-		damaged := false
+		damaged, total := false, 0
 		for seed := range uint64(10) {
 			dir, before := cacheOf(t)
-			if err := damageCache(dir, rand.New(rand.NewPCG(seed, 1)), truncate); err != nil {
+			places, err := damageCache(dir, rand.New(rand.NewPCG(seed, 1)), truncate)
+			if err != nil {
 				t.Fatal(err)
 			}
+			total += places
 			after := read(t, before)
 			for path, b := range after {
 				damaged = damaged || !cmp.Equal(b, before[path])
@@ -63,8 +66,8 @@ func TestDamageIsRealAndRepeatable(t *testing.T) {
 				}
 			}
 		}
-		if !damaged {
-			t.Errorf("nothing was damaged (truncate: %v)", truncate)
+		if !damaged || total == 0 {
+			t.Errorf("%d places, damaged %v (truncate: %v)", total, damaged, truncate)
 		}
 	}
 }
@@ -108,13 +111,23 @@ func TestHowSoonConnectionsPassAgain(t *testing.T) {
 }
 
 func TestSlopeOfMemory(t *testing.T) {
-	life := Life{}
-	for i := range 100 {
-		life.Samples = append(life.Samples, Sample{At: time.Unix(int64(i), 0), RSS: 100<<20 + int64(max(0, i-20))*1000, Files: i})
-	}
-	life.condense()
-	if life.Seconds != 99 || life.MaxFiles != 99 || life.SlopePerHour < 3_590_000 || life.SlopePerHour > 3_610_000 {
-		t.Errorf("got %+v", Life{Seconds: life.Seconds, MaxFiles: life.MaxFiles, SlopePerHour: life.SlopePerHour})
+	rng := rand.New(rand.NewPCG(1, 1))
+	for name, c := range map[string]struct {
+		perSecond, noise float64
+		growing          bool
+	}{
+		"growing":       {1000, 0, true},
+		"flat":          {0, 1 << 20, false},
+		"hidden growth": {100_000, 1 << 20, true},
+	} {
+		life := Life{}
+		for i := range 400 {
+			life.Samples = append(life.Samples, Sample{At: time.Unix(int64(i), 0), RSS: 100<<20 + int64(float64(i)*c.perSecond+rng.NormFloat64()*c.noise), Files: i})
+		}
+		life.condense()
+		if life.Seconds != 399 || life.MaxFiles != 399 || c.growing != (life.SlopePerHour > 3*life.SlopeError) || math.Abs(life.SlopePerHour-3600*c.perSecond) > 4*life.SlopeError+1 {
+			t.Errorf("%s: %v s, slope %v ± %v bytes per hour", name, life.Seconds, life.SlopePerHour, life.SlopeError)
+		}
 	}
 }
 

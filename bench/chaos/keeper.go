@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"wanpair/bench/faultfs"
 	"wanpair/bench/pair"
 )
 
@@ -22,9 +24,11 @@ type keeper struct {
 	*pair.Gateway
 	side victim
 	a    *account
+	disk *faultfs.Disk // under the cache; nil: a plain one
 
 	mu     sync.Mutex
 	wanted bool // it ought to run
+	mortal bool // it may end by itself: the fault is meant to do that
 	lives  []Life
 	deaths int
 	logAt  int64 // up to where the log was searched
@@ -39,6 +43,7 @@ type Life struct {
 	Seconds      float64 `json:"seconds"`
 	MaxRSS       int64   `json:"max_rss_bytes"`
 	SlopePerHour float64 `json:"rss_slope_bytes_per_hour"`
+	SlopeError   float64 `json:"rss_slope_standard_error"`
 	MaxFiles     int     `json:"max_descriptors"`
 }
 
@@ -64,6 +69,21 @@ func (k *keeper) start(ctx context.Context) error {
 	err := k.Start(ctx)
 	k.expect(err == nil)
 	return err
+}
+
+// mayDie says whether the gateway may end by itself from now on; it is started again in any case.
+func (k *keeper) mayDie(may bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mortal = may
+}
+
+// stop ends the gateway in order.
+func (k *keeper) stop(ctx context.Context) error {
+	k.expect(false)
+	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
+	defer cancel()
+	return k.Stop(ctx)
 }
 
 // orphanLimit is how long the store's process may go on after its gateway was killed.
@@ -130,9 +150,11 @@ func (k *keeper) died(ctx context.Context) {
 	why := k.lastWords()
 	k.mu.Lock()
 	k.deaths++
-	n := k.deaths
+	n, mortal := k.deaths, k.mortal
 	k.mu.Unlock()
-	k.a.find("died", "gateway %s by itself: %s", k.side, why)
+	if !mortal {
+		k.a.find("died", "gateway %s by itself: %s", k.side, why)
+	}
 	if dead, err := os.ReadFile(k.LogPath()); err == nil && n <= maxAlike {
 		_ = os.WriteFile(fmt.Sprintf("%s.death%d", k.LogPath(), n), dead[max(0, len(dead)-1<<20):], 0o644)
 	}
@@ -304,17 +326,44 @@ func (l *Life) condense() {
 	}
 	first, last := l.Samples[0].At, l.Samples[len(l.Samples)-1].At
 	l.Seconds = last.Sub(first).Seconds()
-	var n, sx, sy, sxx, sxy float64
+	var x, y []float64
 	for _, s := range l.Samples {
 		l.MaxRSS, l.MaxFiles = max(l.MaxRSS, s.RSS), max(l.MaxFiles, s.Files)
-		x := s.At.Sub(first).Seconds()
-		if x < l.Seconds/2 {
-			continue
+		if at := s.At.Sub(first).Seconds(); at >= l.Seconds/2 {
+			x, y = append(x, at), append(y, float64(s.RSS))
 		}
-		y := float64(s.RSS)
-		n, sx, sy, sxx, sxy = n+1, sx+x, sy+y, sxx+x*x, sxy+x*y
 	}
-	if d := n*sxx - sx*sx; d > 0 {
-		l.SlopePerHour = (n*sxy - sx*sy) / d * 3600
+	slope, deviation := trend(x, y)
+	l.SlopePerHour, l.SlopeError = slope*3600, deviation*3600
+}
+
+// trend fits a line and returns its slope and the standard error of that. Neighbouring samples of memory are alike, so samples are first
+// averaged over ten windows, which hardly are: the error would come out far too small otherwise.
+func trend(x, y []float64) (slope, deviation float64) {
+	const windows = 10
+	if len(x) < 3*windows {
+		return 0, 0
 	}
+	var mx, my [windows]float64
+	var meanX, meanY float64
+	for i := range windows {
+		from, to := i*len(x)/windows, (i+1)*len(x)/windows
+		for j := from; j < to; j++ {
+			mx[i] += x[j] / float64(to-from)
+			my[i] += y[j] / float64(to-from)
+		}
+		meanX += mx[i] / windows
+		meanY += my[i] / windows
+	}
+	var sxx, sxy, rest float64
+	for i := range windows {
+		sxx += (mx[i] - meanX) * (mx[i] - meanX)
+		sxy += (mx[i] - meanX) * (my[i] - meanY)
+	}
+	slope = sxy / sxx
+	for i := range windows {
+		d := my[i] - meanY - slope*(mx[i]-meanX)
+		rest += d * d
+	}
+	return slope, math.Sqrt(rest / (windows - 2) / sxx)
 }

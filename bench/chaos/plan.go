@@ -21,8 +21,11 @@ type Plan struct {
 	Seed uint64
 	// Faults to take, by name; empty: all. See Faults.
 	Faults []string
-	// Binary is the wanpair program.
-	Binary string
+	// Binary is the wanpair program, Previous the version before it, for upgrades; empty: there is none.
+	Binary, Previous string
+	// Fast lets one fault follow the other at once, for many of them: none is held for more than 300 ms, and one time in three the next comes before
+	// connections are accelerated again.
+	Fast bool
 	// Dir is made and removed again, except after a violation or when Keep is set. Empty: a new one below the system's temporary directory.
 	Dir  string
 	Keep bool
@@ -40,6 +43,9 @@ type Plan struct {
 
 // shortSeconds is the length up to which a campaign takes short faults only, so that all kinds have their turn.
 const shortSeconds = 600
+
+// fastHold is the longest time to the repair in a fast campaign.
+const fastHold = 300 * time.Millisecond
 
 // short says whether faults are to be short.
 func (p Plan) short() bool { return p.Seconds <= shortSeconds }
@@ -62,6 +68,8 @@ type Event struct {
 	Hold   time.Duration `json:"hold"` // from the injection to the repair
 	// Stopped makes damage to the cache happen while the gateway does not run.
 	Stopped bool `json:"stopped,omitempty"`
+	// Hurried is followed by the next fault before connections are accelerated again.
+	Hurried bool `json:"hurried,omitempty"`
 	// Seed of choices within the fault: which files, which bytes.
 	Seed uint64 `json:"seed"`
 }
@@ -87,6 +95,7 @@ type kind struct {
 	condition                bool // happens to the link beside the faults
 	stoppable                bool // may happen while the gateway does not run
 	store                    bool // needs the store's own process
+	disk                     bool // needs a file system of its own under the cache
 }
 
 // one is the victims of a fault that happens to one side.
@@ -110,6 +119,11 @@ var kinds = []kind{
 	{name: "store-kill", what: "the store's process is killed", victims: one, store: true, brief: time.Second, longest: time.Second},
 	{name: "store-hang", what: "the store's process is stopped (SIGSTOP) and goes on later: a disk that hangs", victims: one, store: true, shortest: time.Second, brief: 4 * time.Second, longest: 20 * time.Second},
 	{name: "store-eio", what: "fsync, msync, ftruncate and pwrite of the store's process fail with EIO (strace)", victims: one, store: true, shortest: time.Second, brief: 4 * time.Second, longest: 10 * time.Second},
+	{name: "disk-eio", what: "reads, writes or syncs of the cache's files fail with EIO (FUSE)", victims: one, disk: true, shortest: time.Second, brief: 3 * time.Second, longest: 20 * time.Second},
+	{name: "disk-full", what: "writes of the cache's files fail with ENOSPC (FUSE)", victims: one, disk: true, shortest: time.Second, brief: 3 * time.Second, longest: 20 * time.Second},
+	{name: "disk-hang", what: "reads, writes or syncs of the cache's files hang (FUSE)", victims: one, disk: true, shortest: time.Second, brief: 4 * time.Second, longest: 20 * time.Second},
+	{name: "memory", what: "the gateway and its store get hardly any more memory (cgroup), until the kernel kills one of them", victims: one, shortest: 2 * time.Second, brief: 4 * time.Second, longest: 20 * time.Second},
+	{name: "upgrade", what: "the gateway is stopped in order, runs as the version before, and is stopped and upgraded again", victims: one, shortest: 2 * time.Second, brief: 4 * time.Second, longest: 20 * time.Second},
 	{name: "loss", what: "the link loses 0.1 to 10 % of the packets", condition: true},
 	{name: "burst", what: "the link loses packets in runs", condition: true},
 	{name: "reorder", what: "the link delivers 1 to 10 % of the packets late", condition: true},
@@ -145,6 +159,17 @@ func (p Plan) choose() (faults, conditions []kind, err error) {
 	return faults, conditions, nil
 }
 
+// breaksDisks says whether a fault of the plan needs a file system that fails.
+func (p Plan) breaksDisks() bool {
+	faults, _, _ := p.choose()
+	return slices.ContainsFunc(faults, func(k kind) bool { return k.disk })
+}
+
+// Upgrades says whether a fault of the plan needs the version before.
+func (p Plan) Upgrades() bool {
+	return len(p.Faults) == 0 || slices.Contains(p.Faults, "upgrade")
+}
+
 // fixed are the faults every campaign begins with.
 var fixed = []struct {
 	name   string
@@ -176,12 +201,16 @@ func (p Plan) schedule(faults []kind, i int) Event {
 		}
 		e.Stopped = k.stoppable && rng.IntN(2) == 0
 	}
-	longest := k.longest
-	if p.short() {
+	shortest, longest := k.shortest, k.longest
+	switch {
+	case p.Fast:
+		shortest, longest = min(k.shortest, fastHold), min(k.brief, fastHold)
+	case p.short():
 		longest = k.brief
 	}
 	e.Fault, e.Seed = k.name, rng.Uint64()
-	e.Hold = (k.shortest + time.Duration(rng.Int64N(int64(longest-k.shortest)+1))).Round(time.Millisecond)
+	e.Hold = (shortest + time.Duration(rng.Int64N(int64(longest-shortest)+1))).Round(time.Millisecond)
+	e.Hurried = p.Fast && rng.IntN(3) == 0
 	return e
 }
 

@@ -49,6 +49,11 @@ type FaultRecord struct {
 	// Why probes were lost: reset when they met the old state, timeout when they met nobody.
 	Why    map[string]int `json:"probes_lost_why,omitempty"`
 	Deaths int            `json:"deaths,omitempty"` // of gateways, by themselves
+	Places int            `json:"places,omitempty"` // of the cache that were damaged
+	// Met is how many reads, writes and syncs of the cache a failing disk met, StoresDied how many processes of stores ended under gateways that
+	// went on.
+	Met        int `json:"operations_met,omitempty"`
+	StoresDied int `json:"stores_died,omitempty"`
 }
 
 func (r FaultRecord) line() string {
@@ -56,12 +61,24 @@ func (r FaultRecord) line() string {
 	if r.Passed {
 		passed = fmt.Sprintf("passing after %.2f s", r.PassedAfter.Seconds())
 	}
-	if r.Accelerated {
+	switch {
+	case r.Hurried:
+		again = "then the next one"
+	case r.Accelerated:
 		again = fmt.Sprintf("accelerated %.2f s after the repair", r.AcceleratedAfter.Seconds())
 	}
 	line := fmt.Sprintf("%-20s held %5.1f s: %s, %s; of %d probes %d raw, %d lost", r.Name(), r.Hold.Seconds(), passed, again, r.Probes, r.Raw, r.Lost)
 	for _, why := range slices.Sorted(maps.Keys(r.Why)) {
 		line += fmt.Sprintf(", %d %s", r.Why[why], strings.TrimSpace(why))
+	}
+	if r.Places > 0 {
+		line += fmt.Sprintf(", %d places damaged", r.Places)
+	}
+	if r.Met > 0 {
+		line += fmt.Sprintf(", %d operations of the disk met it", r.Met)
+	}
+	if r.StoresDied > 0 {
+		line += fmt.Sprintf(", %d stores died", r.StoresDied)
 	}
 	if r.Deaths > 0 {
 		line += fmt.Sprintf(", %d gateways died by themselves", r.Deaths)
@@ -81,6 +98,7 @@ type Result struct {
 	Seed    uint64         `json:"seed"`
 	Seconds int            `json:"seconds"`
 	Faults  []string       `json:"faults,omitempty"` // chosen ones; none: all
+	Fast    bool           `json:"fast,omitempty"`
 	Started time.Time      `json:"started"`
 	// DoneSeconds and NextFault say where an interrupted campaign goes on.
 	DoneSeconds int  `json:"done_seconds"`
@@ -106,7 +124,7 @@ type Result struct {
 }
 
 func newResult(plan Plan) *Result {
-	return &Result{Machine: report.ThisMachine(plan.Commit), Gateway: plan.Gateway, Seed: plan.Seed, Seconds: plan.Seconds, Faults: plan.Faults, Started: time.Now(),
+	return &Result{Machine: report.ThisMachine(plan.Commit), Gateway: plan.Gateway, Seed: plan.Seed, Seconds: plan.Seconds, Faults: plan.Faults, Fast: plan.Fast, Started: time.Now(),
 		Transfers: map[string]map[Outcome]int{}, Probes: map[string]int{}, Alike: map[string]int{}, Conditions: map[string]int{}, Skipped: map[string]string{}}
 }
 
@@ -213,7 +231,7 @@ func resume(plan Plan) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if old := s.Current; old != nil && old.Seed == plan.Seed && old.Seconds == plan.Seconds && slices.Equal(old.Faults, plan.Faults) &&
+	if old := s.Current; old != nil && old.Seed == plan.Seed && old.Seconds == plan.Seconds && slices.Equal(old.Faults, plan.Faults) && old.Fast == plan.Fast &&
 		old.Gateway == plan.Gateway && len(old.Violations) == 0 && !old.Complete {
 		return old, nil
 	}
@@ -269,7 +287,8 @@ type span struct {
 	roughPassed          []time.Duration // of those on a link that was also slow, lossy or the like
 	roughAgain           []time.Duration
 	neverPassed, noAgain int
-	deaths               int
+	deaths, places       int
+	met, stores          int
 }
 
 // spans groups the faults by name and victim.
@@ -283,6 +302,12 @@ func (r *Result) spans() []span {
 		s := &out[i]
 		s.count++
 		s.deaths += f.Deaths
+		s.places += f.Places
+		s.met += f.Met
+		s.stores += f.StoresDied
+		if f.Hurried {
+			continue // nobody waited to see
+		}
 		switch {
 		case f.Condition != "" && f.Passed:
 			s.roughPassed = append(s.roughPassed, f.PassedAfter)
@@ -346,7 +371,7 @@ func (r *Result) Text() string {
 	}
 	outcomes("all", r.Total())
 	row()
-	row("fault", "count", "new connections pass after: median", "worst", "rough link", "accelerated after the repair: median", "worst", "rough link", "died by itself")
+	row("fault", "count", "new connections pass after: median", "worst", "rough link", "accelerated after the repair: median", "worst", "rough link", "gateways died", "stores died", "places damaged", "operations met")
 	for _, s := range r.spans() {
 		passed, worst := figures(s.passed)
 		again, worstAgain := figures(s.again)
@@ -358,7 +383,7 @@ func (r *Result) Text() string {
 		}
 		_, rough := figures(s.roughPassed)
 		_, roughAgain := figures(s.roughAgain)
-		row(s.name, s.count, passed, worst, rough, again, worstAgain, roughAgain, s.deaths)
+		row(s.name, s.count, passed, worst, rough, again, worstAgain, roughAgain, s.deaths, s.stores, s.places, s.met)
 	}
 	w.Flush()
 	fmt.Fprintf(&b, "(median and worst are of faults on the calm link, \"rough link\" is the worst while it also lost, reordered, was slow or small; probes %d accelerated, %d raw, %d lost)\n", r.Probes["accelerated"], r.Probes["raw"], r.Probes["lost"])
@@ -384,8 +409,8 @@ func (r *Result) Text() string {
 	}
 	w.Flush()
 	if life := r.longest(); life != nil {
-		fmt.Fprintf(&b, "longest life of a process: %s, %.0f s, at most %d MiB and %d descriptors, RSS slope over its second half %+.1f MiB/h\n",
-			life.Side, life.Seconds, life.MaxRSS>>20, life.MaxFiles, life.SlopePerHour/(1<<20))
+		fmt.Fprintf(&b, "longest life of a process: %s, %.0f s, at most %d MiB and %d descriptors, RSS slope over its second half %+.1f MiB/h (standard error %.1f)\n",
+			life.Side, life.Seconds, life.MaxRSS>>20, life.MaxFiles, life.SlopePerHour/(1<<20), life.SlopeError/(1<<20))
 	}
 	fmt.Fprintf(&b, "\nfindings: %d\n", len(r.Findings))
 	for _, f := range r.Findings {

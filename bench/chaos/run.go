@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"wanpair/bench/lab"
 	"wanpair/bench/pair"
@@ -125,13 +122,10 @@ func (c *campaign) build(ctx context.Context) (err error) {
 		return err
 	}
 	c.near, c.far = &keeper{Gateway: c.pair.Near, side: near, a: c.account}, &keeper{Gateway: c.pair.Far, side: far, a: c.account}
-	c.inject = &injector{c.lab, c.near, c.far}
+	c.inject = &injector{lab: c.lab, near: c.near, far: c.far, binary: c.plan.Binary, previous: c.plan.Previous}
 	for _, k := range c.keepers() {
-		if err := os.MkdirAll(k.CacheDir(), 0o755); err != nil {
+		if err := k.mountDisk(c.plan.breaksDisks()); err != nil {
 			return err
-		}
-		if err := unix.Mount("chaos", k.CacheDir(), "tmpfs", 0, cacheDisk); err != nil {
-			return os.NewSyscallError("mount tmpfs", err)
 		}
 		if err := k.start(ctx); err != nil {
 			return err
@@ -252,7 +246,11 @@ func (c *campaign) faults(ctx context.Context) {
 			return
 		}
 		c.fault(ctx, e)
-		pause(ctx, time.Second+time.Duration(e.Seed%1500)*time.Millisecond)
+		between := time.Second + time.Duration(e.Seed%1500)*time.Millisecond
+		if c.plan.Fast {
+			between = time.Duration(e.Seed%400) * time.Millisecond
+		}
+		pause(ctx, between)
 	}
 	<-ctx.Done()
 }
@@ -303,177 +301,6 @@ func (c *campaign) seenCondition() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.seen
-}
-
-// fault makes one fault, repairs it, and watches new connections until they are accelerated again.
-func (c *campaign) fault(ctx context.Context, e Event) {
-	name := e.Name()
-	record := FaultRecord{Event: e, At: time.Since(c.account.began)}
-	c.watchCondition()
-	c.account.begin(name)
-	defer c.account.heal()
-	c.say(name, int(time.Since(c.account.began).Seconds()))
-	deaths := c.deaths()
-	injected := time.Now()
-	// The repair is made also when the campaign ends meanwhile.
-	repairing := context.WithoutCancel(ctx)
-	repair, err := c.inject.inject(repairing, e)
-	switch {
-	case errors.Is(err, errNotHere):
-		c.result.skip(e.Fault, err)
-		return
-	case err != nil:
-		c.account.find("harness", "inject %s: %v", name, err)
-	}
-	if e.Fault == "restart" { // the stop itself takes a while
-		record.Took = time.Since(injected)
-	}
-	pause(ctx, e.Hold)
-	repaired := time.Now()
-	if err := repair(); err != nil {
-		c.account.find("harness", "repair %s: %v", name, err)
-	}
-	for ctx.Err() == nil && time.Since(repaired) < settle {
-		pause(ctx, lookEvery)
-		after, again := acceleratedAfter(c.prober.since(repaired), repaired)
-		if again && time.Since(repaired) >= after+probeTimeout/2 {
-			record.AcceleratedAfter, record.Accelerated = after, true
-			break
-		}
-	}
-	record.Condition = c.seenCondition()
-	probes := c.prober.since(injected)
-	record.PassedAfter, record.Passed = passedAfter(probes, injected, repaired.Add(record.AcceleratedAfter))
-	record.Probes = len(probes)
-	for _, p := range probes {
-		switch p.way {
-		case lost:
-			record.Lost++
-			record.Why = count(record.Why, p.reason())
-		case raw:
-			record.Raw++
-		}
-	}
-	if !record.Accelerated && ctx.Err() == nil {
-		c.account.find("not accelerated", "%s: not again within %v of the repair (condition of the link: %q)", name, settle, record.Condition)
-		for _, k := range c.keepers() {
-			k.dump(repairing)
-		}
-	}
-	record.Deaths = c.deaths() - deaths
-	c.result.addFault(record)
-	c.log("%s", record.line())
-}
-
-// count counts one more of a key.
-func count(m map[string]int, key string) map[string]int {
-	if m == nil {
-		m = map[string]int{}
-	}
-	m[key]++
-	return m
-}
-
-func (c *campaign) deaths() int {
-	n := 0
-	for _, k := range c.keepers() {
-		k.mu.Lock()
-		n += k.deaths
-		k.mu.Unlock()
-	}
-	return n
-}
-
-// leaks waits until the gateways are idle and looks at what they still hold.
-func (c *campaign) leaks(ctx context.Context) {
-	for _, k := range c.keepers() {
-		var last Sample
-		var err error
-		deadline := time.Now().Add(20 * time.Second)
-		for {
-			last, err = k.idle(ctx)
-			if err == nil && last.Flows == 0 && last.Sockets <= c.result.baselineSockets(k.side) || time.Now().After(deadline) || ctx.Err() != nil {
-				break
-			}
-			pause(ctx, 200*time.Millisecond)
-		}
-		if err != nil {
-			c.account.find("leak", "%s does not answer: %v", k.side, err)
-			continue
-		}
-		left := last.report(k.side)
-		c.result.Idle = append(c.result.Idle, left)
-		if last.Flows > 0 {
-			body, _, _ := k.Get(ctx, "/api/v1/flows")
-			c.account.find("leak", "%s still has %d flows: %.2000s", k.side, last.Flows, body)
-			if ctx.Err() == nil {
-				k.dump(ctx)
-			}
-		}
-		if more := last.Sockets - c.result.baselineSockets(k.side); more > 0 {
-			c.account.find("leak", "%s has %d sockets more than before", k.side, more)
-		}
-	}
-}
-
-// takeDown stops everything and looks at what is left.
-func (c *campaign) takeDown(ctx context.Context) error {
-	var faults []error
-	c.say("taking down", c.plan.Seconds)
-	for _, k := range c.keepers() {
-		k.expect(false)
-		if !k.Running() {
-			continue
-		}
-		_ = k.Signal(unix.SIGCONT)
-		if err := k.Stop(ctx); err != nil {
-			c.account.find("stop", "%v", err)
-		}
-	}
-	if c.programs != nil {
-		faults = append(faults, c.programs.stop())
-	}
-	for _, k := range c.keepers() {
-		c.leftovers(ctx, k)
-		if err := unix.Unmount(k.CacheDir(), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			faults = append(faults, os.NewSyscallError("umount", err))
-		}
-	}
-	if c.lab != nil {
-		if s, err := c.lab.LinkStats(ctx); err == nil {
-			c.result.Link = fmt.Sprintf("%+v", s)
-		}
-		faults = append(faults, c.lab.Down())
-		for _, name := range lab.List() {
-			if name == c.lab.Name {
-				c.account.find("leak", "namespaces of the lab are left")
-			}
-		}
-	}
-	runtime.GC()
-	return errors.Join(faults...)
-}
-
-// leftovers looks for rules that a gateway left behind when it was stopped in order.
-func (c *campaign) leftovers(ctx context.Context, k *keeper) {
-	for _, look := range []struct {
-		what, mark string
-		command    []string
-	}{
-		{"nftables", "wanpair", []string{"nft", "list", "ruleset"}},
-		{"rule", "fwmark", []string{"ip", "-4", "rule"}},
-		{"rule (IPv6)", "fwmark", []string{"ip", "-6", "rule"}},
-		{"route", "local default", []string{"ip", "-4", "route", "show", "table", "all"}},
-		{"route (IPv6)", "local default", []string{"ip", "-6", "route", "show", "table", "all"}},
-		{"interface", "wanpair", []string{"ip", "link"}},
-	} {
-		out, err := c.lab.Command(ctx, k.Node(), look.command[0], look.command[1:]...).CombinedOutput()
-		if err != nil {
-			c.account.find("harness", "%s: %v: %s", strings.Join(look.command, " "), err, out)
-		} else if strings.Contains(string(out), look.mark) {
-			c.account.find("leak", "%s left on %s: %.500s", look.what, k.side, out)
-		}
-	}
 }
 
 // say tells the progress; log writes a line.
