@@ -55,6 +55,8 @@ func (c *Codec) Begin(send func(msg []byte) error) error {
 	c.store.SetHead(peer, c.logs[peer].head.Load())
 	c.sess.Store(s)
 	for log := range uint8(2) {
+		// A tail that was on its way when the session before ended: nothing that refers below it is left.
+		c.dropBelow(log, c.logs[log].tail.Load())
 		st := c.store.State(log)
 		l := &c.logs[log]
 		m := token.Message{Kind: token.KindLog, Which: log, ID: token.LogID(st.ID), Tail: l.tail.Load(), Head: l.head.Load()}
