@@ -143,7 +143,7 @@ func (r *Report) scenario(rows []*Row, a About, colour map[string]int) scenarioV
 			continue
 		}
 		view.Rows = append(view.Rows, rowView{
-			Phase: row.Phase, Column: row.label(), Payload: Bytes(payload(row)), Time: cell(row, "time"), Wire: cell(row, "wire bytes"), Faster: r.gain(row, "time"),
+			Phase: row.Phase, Column: row.label(), Payload: payloadText(row), Time: cell(row, "time"), Wire: cell(row, "wire bytes"), Faster: r.gain(row, "time"),
 			Fewer: r.gain(row, "wire bytes"), Latency: pairOf(row, "latency p50", "latency p99", " / "), Cost: pairOf(row, "CPU", "RSS", ", "),
 			Missing: row.Missing, Strong: row.Column == measured,
 		})

@@ -115,7 +115,7 @@ func (r *Report) markdownLink(b *strings.Builder, link string, about []About) {
 			fmt.Fprintf(b, " not run: %s | | | | | | |\n", row.Missing)
 			continue
 		}
-		fmt.Fprintf(b, " %s | %s | %s | %s | %s | %s | %s |\n", Bytes(payload(row)), cell(row, "time"), cell(row, "wire bytes"),
+		fmt.Fprintf(b, " %s | %s | %s | %s | %s | %s | %s |\n", payloadText(row), cell(row, "time"), cell(row, "wire bytes"),
 			r.gain(row, "time"), r.gain(row, "wire bytes"), pairOf(row, "latency p50", "latency p99", " / "), pairOf(row, "CPU", "RSS", ", "))
 	}
 }

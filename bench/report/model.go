@@ -74,6 +74,8 @@ type Run struct {
 	Seconds float64 `json:"seconds"`
 	// PayloadBytes are what the application received or sent, checked byte by byte.
 	PayloadBytes int64 `json:"payload_bytes"`
+	// Items are the files that were moved, where that is told.
+	Items int64 `json:"items,omitempty"`
 	// Wire is what was offered to the link: IP packets in both directions, with all headers, retransmissions included.
 	Wire Wire `json:"wire_bytes"`
 	// Latency of the single operations of this run, where it has some.

@@ -25,7 +25,7 @@ func (r *Report) Text() string {
 				fmt.Fprintf(w, "  %s\tnot run: %s\n", row.Column, row.Missing)
 				continue
 			}
-			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", row.Column, Bytes(payload(row)), cell(row, "time"), cell(row, "wire bytes"),
+			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", row.Column, payloadText(row), cell(row, "time"), cell(row, "wire bytes"),
 				r.gain(row, "time"), r.gain(row, "wire bytes"), pairOf(row, "latency p50", "latency p99", " / "), pairOf(row, "CPU", "RSS", ", "))
 			for _, run := range row.Runs {
 				if run.Void != "" {
@@ -36,6 +36,17 @@ func (r *Report) Text() string {
 	}
 	_ = w.Flush() // a Builder takes everything
 	return b.String()
+}
+
+// payloadText is the payload, with the files where they count.
+func payloadText(row *Row) string {
+	text := Bytes(payload(row))
+	for _, run := range row.Runs {
+		if run.Items > 0 {
+			return fmt.Sprintf("%s, %d files", text, run.Items)
+		}
+	}
+	return text
 }
 
 // payload is the most that a run of the row moved.

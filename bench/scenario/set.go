@@ -65,9 +65,40 @@ func buildSet(ctx context.Context, plan Plan, l Link, c Column, dir string, seed
 		if err := s.pair.WaitUp(up); err != nil {
 			return nil, err
 		}
+		if err := s.settle(ctx); err != nil {
+			return nil, err
+		}
 	}
 	s.meter, err = newMeter(s.lab, s.pair, plan.Late)
 	return s, err
+}
+
+// settle waits until a new tunnel has found out what its path carries: a few full packets on each lane, once in its life, which is no part of
+// what a transfer costs.
+func (s *set) settle(ctx context.Context) error {
+	const (
+		every   = 500 * time.Millisecond
+		quiet   = 3000 // bytes in that time; keep-alives and echoes are less
+		longest = 8 * time.Second
+	)
+	deadline := time.Now().Add(longest)
+	for last := int64(-1); time.Now().Before(deadline); {
+		stats, err := s.lab.LinkStats(ctx)
+		if err != nil {
+			return err
+		}
+		now := int64(wireBytes(stats))
+		if last >= 0 && now-last < quiet {
+			return nil
+		}
+		last = now
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(every):
+		}
+	}
+	return nil // a slow machine; what follows is measured all the same
 }
 
 func writeSysctl(name, value string) error {

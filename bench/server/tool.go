@@ -17,6 +17,7 @@ var debianPackage = map[string]string{
 	"apt-get":         "apt",
 	"curl":            "curl",
 	"dpkg-deb":        "dpkg",
+	"dwebp":           "webp",
 	"ganesha.nfsd":    "nfs-ganesha nfs-ganesha-vfs",
 	"git":             "git",
 	"go":              "golang-go (1.26 or newer)",
