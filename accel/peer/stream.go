@@ -65,7 +65,7 @@ func (t *Stream) WaitAnswer() (netip.AddrPort, error) {
 
 // Window implements flow.Stream. It holds up flows that keep sending small frames; see trickle.
 func (t *Stream) Window() (int, error) {
-	if wait := t.trickle.wait(time.Now(), gap(t.session.RTT())); wait > 0 {
+	if wait := t.trickle.wait(time.Now(), t.session.RTT()); wait > 0 {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
 		select {
@@ -95,7 +95,7 @@ func (t *Stream) Send(p []byte, end bool) error {
 		return err
 	}
 	t.wanSent.Add(int64(len(encoded)))
-	t.trickle.sent(time.Now(), len(p), gap(t.session.RTT()))
+	t.trickle.sent(time.Now(), len(p), t.session.RTT())
 	if t.Request.Kind != echo {
 		t.session.peer.counters.LANSent.Add(int64(len(p)))
 	}

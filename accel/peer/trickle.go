@@ -11,28 +11,39 @@ const (
 	// gapShare is the part of a round trip that a byte may wait at most, trickleGap its bound.
 	gapShare   = 12
 	trickleGap = 8 * time.Millisecond
+	// A direction whose small frames have this many bytes moves bulk in pieces, a log for example: its gap is twice as long.
+	pieceBytes = 2 << 10
 )
 
 // trickle spaces the small frames of one flow's direction. The zero value is a flow that has sent none.
 type trickle struct {
 	next time.Time // when a flow that spends no burst may send
+	mean int       // bytes that its small frames stood for of late
 }
 
 // gap is the distance of small frames on a link of that round trip.
-func gap(rtt time.Duration) time.Duration { return min(rtt/gapShare, trickleGap) }
+func (t *trickle) gap(rtt time.Duration) time.Duration {
+	gap := min(rtt/gapShare, trickleGap)
+	if t.mean >= pieceBytes {
+		gap *= 2
+	}
+	return gap
+}
 
-// wait is how long the next frame should wait; at most about a gap.
-func (t *trickle) wait(now time.Time, gap time.Duration) time.Duration {
+// wait is how long the next frame should wait; at most a gap.
+func (t *trickle) wait(now time.Time, rtt time.Duration) time.Duration {
+	gap := t.gap(rtt)
 	return min(max(max(t.next.Sub(now), 0)-(trickleBurst-1)*gap, 0), gap)
 }
 
 // sent notes a frame that stands for rawBytes. One that is not small spends nothing: who moves bulk fills his frames without waiting.
-func (t *trickle) sent(now time.Time, rawBytes int, gap time.Duration) {
+func (t *trickle) sent(now time.Time, rawBytes int, rtt time.Duration) {
 	if rawBytes >= trickleBytes {
 		return
 	}
+	t.mean += (rawBytes - t.mean) / 8
 	if t.next.Before(now) {
 		t.next = now
 	}
-	t.next = t.next.Add(gap)
+	t.next = t.next.Add(t.gap(rtt))
 }

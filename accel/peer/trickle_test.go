@@ -10,18 +10,17 @@ import (
 func play(writes []time.Duration, rtt time.Duration, rawBytes int) (frames []time.Duration, longest time.Duration) {
 	var t trickle
 	start := time.Unix(1000, 0)
-	g := gap(rtt)
 	for i := 0; i < len(writes); {
 		now := writes[i]
 		if n := len(frames); n > 0 {
 			now = max(now, frames[n-1])
 		}
-		now += t.wait(start.Add(now), g)
+		now += t.wait(start.Add(now), rtt)
 		longest = max(longest, now-writes[i])
 		for i < len(writes) && writes[i] <= now {
 			i++
 		}
-		t.sent(start.Add(now), rawBytes, g)
+		t.sent(start.Add(now), rawBytes, rtt)
 		frames = append(frames, now)
 	}
 	return frames, longest
@@ -49,7 +48,8 @@ func TestTrickle(t *testing.T) {
 		{"a request for each round trip", every(rtt, 300), rtt, 100, 300, 300, 0},
 		{"a burst", every(0, 1), rtt, 100, 1, 1, 0},
 		{"as many as a burst may have", every(time.Microsecond, trickleBurst), rtt, 100, trickleBurst, trickleBurst, 0},
-		{"a second of 1000 messages", every(time.Millisecond, 1000), rtt, 100, 125, 125 + trickleBurst + 2, gap(rtt)},
+		{"a second of 1000 messages", every(time.Millisecond, 1000), rtt, 100, 125, 125 + trickleBurst + 2, trickleGap},
+		{"a second of a log", every(time.Millisecond, 1000), rtt, 4 << 10, 62, 62 + 2*trickleBurst + 2, 2 * trickleGap},
 		{"frames that are full", every(time.Millisecond, 1000), rtt, trickleBytes, 1000, 1000, 0},
 		{"a short link", every(time.Millisecond, 1000), time.Millisecond, 100, 1000, 1000, 0},
 		{"a link without a known round trip", every(time.Millisecond, 1000), 0, 100, 1000, 1000, 0},
@@ -78,7 +78,7 @@ func TestTrickleForgets(t *testing.T) {
 
 func TestGap(t *testing.T) {
 	for _, tc := range []struct{ rtt, want time.Duration }{{0, 0}, {12 * time.Millisecond, time.Millisecond}, {time.Second, trickleGap}} {
-		if got := gap(tc.rtt); got != tc.want {
+		if got := new(trickle).gap(tc.rtt); got != tc.want {
 			t.Errorf("round trip %v: %v, want %v", tc.rtt, got, tc.want)
 		}
 	}

@@ -203,6 +203,7 @@ func (e *Endpoint) quicConfig(packet uint16) *quic.Config {
 		MaxConnectionReceiveWindow:     128 << 20,
 		MaxIncomingStreams:             -1,
 		MaxIncomingUniStreams:          65536,
+		RequireStreamCreditRelease:     true, // see streamCredit
 		InitialPacketSize:              packet,
 	}
 }

@@ -32,6 +32,7 @@ type lane struct {
 	closed atomic.Pointer[transport.LaneError] // by this side
 	gov    *governor.Governor                  // nil: the connection runs as quic-go has it
 	ranked sync.Once                           // the control stream has its priority
+	credit streamCredit
 }
 
 var _ transport.Lane = (*lane)(nil)
@@ -102,7 +103,37 @@ func (l *lane) AcceptFrame(ctx context.Context) (transport.FrameReader, error) {
 	if err != nil {
 		return nil, l.readError(err)
 	}
+	l.credit.add(s)
 	return frameReader{l, s}, nil
+}
+
+// Bounds of the streams that are through and whose credit is not given back yet.
+const (
+	creditHeld  = 64
+	creditBatch = 32
+)
+
+// streamCredit gives the peer leave for further streams in batches, the oldest
+// first, which have ended by then. Given back one by one, as quic-go does by
+// itself, each frame would cost a packet that says so and one that acknowledges
+// it: more than a small frame itself.
+type streamCredit struct {
+	mu   sync.Mutex
+	held []*quic.ReceiveStream
+}
+
+func (c *streamCredit) add(s *quic.ReceiveStream) {
+	c.mu.Lock()
+	c.held = append(c.held, s)
+	var free []*quic.ReceiveStream
+	if len(c.held) >= creditHeld {
+		free = append(free, c.held[:creditBatch]...)
+		c.held = append(c.held[:0], c.held[creditBatch:]...)
+	}
+	c.mu.Unlock()
+	for _, s := range free {
+		s.ReleaseStreamCredit()
+	}
 }
 
 func (l *lane) Close(code transport.LaneCode, reason string) {

@@ -162,7 +162,10 @@ func TestUnknownKey(t *testing.T) {
 }
 
 // connector makes lanes over loopback.
-func connector(t testing.TB) tuntest.Connect {
+func connector(t testing.TB) tuntest.Connect { return connectorWith(t, func(*quic.Config) {}) }
+
+// connectorWith makes lanes whose listening end has its configuration changed.
+func connectorWith(t testing.TB, change func(*quic.Config)) tuntest.Connect {
 	ka, kb := testKey(1), testKey(2)
 	open := func(key ed25519.PrivateKey, peer ed25519.PublicKey) (*Endpoint, *quic.Transport, pin) {
 		link, err := transport.NewLink(tuntest.Config("x"))
@@ -180,7 +183,10 @@ func connector(t testing.TB) tuntest.Connect {
 	}
 	ea, ta, pa := open(ka, public(kb))
 	eb, tb, _ := open(kb, public(ka))
-	ln, err := tb.Listen(eb.serverTLS(), eb.listenConfig(packetBytes))
+	conf := eb.listenConfig(packetBytes)
+	conf.GetConfigForClient = nil // it would bring the configuration as it was
+	change(conf)
+	ln, err := tb.Listen(eb.serverTLS(), conf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,4 +256,31 @@ func (c lateControl) Write(p []byte) (int, error) {
 
 func TestConformance(t *testing.T) {
 	tuntest.Run(t, tuntest.Options{Connect: connector(t)})
+}
+
+// TestStreamCredit sends many more frames than may be under way at once: the credit of those that are through comes back.
+func TestStreamCredit(t *testing.T) {
+	const limit, frames = 2 * creditHeld, 20 * creditHeld
+	near, far := connectorWith(t, func(c *quic.Config) { c.MaxIncomingUniStreams = limit })(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	for i := range frames {
+		w, err := near.OpenFrame(ctx)
+		if err == nil {
+			_, err = w.Write([]byte{byte(i)})
+		}
+		if err == nil {
+			err = w.Close()
+		}
+		if err != nil {
+			t.Fatalf("frame %d of %d, %d at once: %v", i, frames, limit, err)
+		}
+		r, err := far.AcceptFrame(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, []byte{byte(i)}) {
+			t.Fatalf("frame %d: %v, %v", i, got, err)
+		}
+	}
 }
