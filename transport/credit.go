@@ -4,7 +4,7 @@ import "time"
 
 // maxBonus is the most a flow may be sent before its reader has taken anything,
 // while the budget is far from used up.
-const maxBonus = 1 << 20
+const maxBonus = 2 << 20
 
 // bonus widens the window of a new flow beyond the initial credit, so that a
 // short transfer needs no round trip for credit. It shrinks with the budget
