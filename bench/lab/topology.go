@@ -23,6 +23,7 @@ func commonSysctls() map[string]string {
 		"net.ipv4.conf.all.rp_filter":                "0",
 		"net.ipv4.conf.default.rp_filter":            "0",
 		"net.ipv4.tcp_no_metrics_save":               "1",
+		"net.ipv4.tcp_max_syn_backlog":               "8192", // a thousand connections at once: beyond it cookies, and a lost ACK is a reset
 		"net.ipv6.conf.all.accept_dad":               "0",
 		"net.ipv6.conf.default.accept_dad":           "0",
 		"net.ipv6.conf.default.accept_ra":            "0",

@@ -35,6 +35,8 @@ type Plan struct {
 	Late time.Duration
 	// State is the file by which an interrupted benchmark goes on; "" keeps none.
 	State string
+	// Until is when to stop: what would take longer, as estimated, is not begun. Zero is never.
+	Until time.Time
 	// Logs is where the gateways' logs, in full detail, of plays that failed are kept; "" keeps none.
 	Logs string
 	// Dir is where servers and caches have their files; "" is a new directory below the system's for temporary files.
@@ -42,6 +44,9 @@ type Plan struct {
 	// Progress is told what is done now, and how much of the whole, in estimated seconds; nil is nobody.
 	Progress func(what string, done, total int)
 }
+
+// ErrLater is wrapped when Plan.Until came before all was measured. With Plan.State the same plan goes on from there.
+var ErrLater = errors.New("stopped in time, with more to measure")
 
 // voidTries is how often a play is played again when the link was late.
 const voidTries = 2
@@ -178,6 +183,9 @@ func (r *runner) scenario(ctx context.Context, s *Scenario, l Link) error {
 	for _, it := range todo {
 		c := columns[slices.IndexFunc(columns, func(c Column) bool { return c.Name == it.Column })]
 		r.plan.Progress(fmt.Sprintf("%s over %s: %s, run %d of %d", s.Name, l.Name, c.Name, it.Run+1, r.plan.Runs), r.done, r.total)
+		if last := r.plan.Until; !last.IsZero() && missing == nil && time.Now().Add(time.Duration(r.estimate(s, c))*time.Second).After(last) {
+			return ErrLater
+		}
 		if err := r.play(ctx, s, l, c, it, material, missing); err != nil {
 			return err
 		}

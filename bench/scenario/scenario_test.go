@@ -307,6 +307,18 @@ func TestInterruptedRunGoesOn(t *testing.T) {
 	}
 }
 
+func TestRunStopsInTime(t *testing.T) {
+	s := fake(func(context.Context, Kit) (Material, error) {
+		return Material{Open: func(context.Context, Stage) (Play, error) { return nil, errors.New("began all the same") }}, nil
+	})
+	plan := fakePlan(t, s)
+	plan.Until = time.Now().Add(time.Second) // setting up alone takes longer
+	r, err := Run(t.Context(), plan, report.Machine{})
+	if !errors.Is(err, ErrLater) || len(r.Rows) > 0 {
+		t.Errorf("%v, %d rows", err, len(r.Rows))
+	}
+}
+
 func TestUsageOfThisProcess(t *testing.T) {
 	u, err := treeUsage(os.Getpid())
 	if err != nil || u.rss < 1<<20 {

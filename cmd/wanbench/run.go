@@ -23,6 +23,7 @@ type runCmd struct {
 	Full      bool          `help:"Measure plain TCP with large buffers and with a 64 KB window as well, where the list says all columns."`
 	Runs      int           `default:"1" help:"Runs of each column; three or more for figures with a spread."`
 	Transfer  time.Duration `default:"8s" help:"How long one phase should take directly; sizes follow from it. At most 60s."`
+	For       time.Duration `placeholder:"TIME" help:"Stop after about so long; with --json the same command goes on from there."`
 	Seed      uint64        `default:"1" help:"Of the link's loss and of the load generators."`
 	Late      time.Duration `default:"10ms" help:"How late the link's emulator may have been at worst for a run to count."`
 	Corpus    string        `placeholder:"DIR" help:"Where the corpora are, and are made when missing. Default: wanbench below the user's cache directory."`
@@ -58,7 +59,7 @@ func (c runCmd) Run() error {
 	if b != nil {
 		b.finish()
 	}
-	if err != nil && plan.State != "" && ctx.Err() != nil {
+	if err != nil && plan.State != "" && (ctx.Err() != nil || errors.Is(err, scenario.ErrLater)) {
 		return fmt.Errorf("%w: the same command goes on where this one stopped", err)
 	}
 	if result != nil && len(result.Rows) > 0 {
@@ -72,6 +73,9 @@ func (c runCmd) plan() (scenario.Plan, error) {
 	const longest = time.Minute
 	if c.Transfer < time.Second/2 || c.Transfer > longest {
 		return plan, fmt.Errorf("--transfer %v is not within 0.5s to %v", c.Transfer, longest)
+	}
+	if c.For > 0 {
+		plan.Until = time.Now().Add(c.For)
 	}
 	var err error
 	if plan.Scenarios, err = scenario.Find(c.Scenarios); err != nil {
