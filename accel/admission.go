@@ -2,9 +2,11 @@ package accel
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"wanpair/accel/config"
 	"wanpair/accel/peer"
 	"wanpair/accel/policy"
 	"wanpair/accel/stats"
@@ -25,8 +27,9 @@ type admission struct {
 	flowsByFiles int           // as many flows as there are descriptors for; 0: unknown
 	crowded      chan struct{} // holds a token when the door has closed, so that the rules follow at once
 
-	mu   sync.Mutex
-	shut policy.Reason // why the door is closed; None while it is open
+	mu     sync.Mutex
+	shut   policy.Reason // why the door is closed; None while it is open
+	strain strain
 }
 
 func newAdmission() *admission {
@@ -51,6 +54,9 @@ func (a *admission) update(flows, limit int) policy.Reason {
 	if a.flowsByFiles > 0 && a.flowsByFiles < limit {
 		limit, why = a.flowsByFiles, policy.Overload
 	}
+	if a.strain.over {
+		return policy.Overload
+	}
 	switch {
 	case flows >= limit:
 		if a.shut == policy.None {
@@ -66,45 +72,79 @@ func (a *admission) update(flows, limit int) policy.Reason {
 	return a.shut
 }
 
+// looked is told how late the gateway's own regular look at things came.
+func (a *admission) looked(now time.Time, late time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.strain.look(now, late)
+}
+
+// lag is how late the looks came lately.
+func (a *admission) lag() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.strain.lag
+}
+
 // admits says why no more connections are taken at this moment, or None.
 func (g *Gateway) admits() policy.Reason {
 	return g.admission.update(g.flows.count(), g.cfg.Load().Limits.Flows)
 }
 
+// room is one peer's share of limits.memory: it is used up when not even the smallest window fits for one more flow.
+type room struct{ full bool }
+
+// update is told the credit that flows hold and the most they may, both in bytes, and says whether there is no room.
+func (r *room) update(granted, budget int64) bool {
+	switch {
+	case granted+config.FlowFloorBytes > budget:
+		r.full = true
+	case granted <= budget/100*reopenPercent:
+		r.full = false
+	}
+	return r.full
+}
+
 // followAdmission lets the rules follow the door: while it is closed connections pass raw, past this process.
 func (g *Gateway) followAdmission() error {
-	why := g.admits()
-	if why == g.shut || g.draining.Load() {
+	if g.draining.Load() {
 		return nil
 	}
-	for _, p := range g.peers {
-		if peer.State(p.announced.Load()) != peer.Up {
+	why := g.admits()
+	for _, m := range g.peers {
+		want := why
+		if m.room.update(m.Link().Credit()) && want == policy.None {
+			want = policy.MemoryLimit
+		}
+		if last := policy.Reason(m.shut.Load()); want == last {
 			continue
 		}
-		if err := g.divert(p.Peer, why); err != nil {
-			return err
+		if peer.State(m.announced.Load()) == peer.Up {
+			if err := g.divert(m, want); err != nil {
+				return err
+			}
 		}
+		m.shut.Store(int32(want))
+		if want == policy.None {
+			g.log.Info("connections are accelerated again", "peer", m.Name(), "flows", g.flows.count())
+			g.events.Add(stats.EventOverloadOver, m.Name(), "connections are accelerated again")
+			continue
+		}
+		g.log.Warn("at its limit: new connections pass raw", "peer", m.Name(), "flows", g.flows.count(), "reason", want)
+		g.events.Add(stats.EventOverload, m.Name(), "new connections pass raw: "+want.Explain().Text)
 	}
-	g.shut = why
-	if why == policy.None {
-		g.log.Info("connections are accelerated again", "flows", g.flows.count())
-		g.events.Add(stats.EventOverloadOver, "", "connections are accelerated again")
-		return nil
-	}
-	g.log.Warn("full: new connections pass raw", "flows", g.flows.count(), "reason", why)
-	g.events.Add(stats.EventOverload, "", "new connections pass raw: "+why.Explain().Text)
 	return nil
 }
 
 // divert lets new connections to a peer that is up be taken, unless there is a reason not to.
-func (g *Gateway) divert(p *peer.Peer, why policy.Reason) error {
+func (g *Gateway) divert(m *member, why policy.Reason) error {
 	switch {
 	case g.intercept == nil || g.draining.Load():
 		return nil
 	case why != policy.None:
-		return g.intercept.SetPeerDead(p.Name(), why.String())
+		return g.intercept.SetPeerDead(m.Name(), why.String())
 	default:
-		hello := p.Hello()
-		return g.intercept.SetPeerAlive(p.Name(), hello.OwnSubnets, hello.OwnAddrs)
+		hello := m.Hello()
+		return g.intercept.SetPeerAlive(m.Name(), hello.OwnSubnets, hello.OwnAddrs)
 	}
 }

@@ -2,9 +2,11 @@ package accel
 
 import (
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
+	"wanpair/accel/config"
 	"wanpair/accel/policy"
 )
 
@@ -50,4 +52,89 @@ func TestAdmissionKnowsOfDescriptors(t *testing.T) {
 			t.Fatalf("%d flows of %d descriptors", n, files)
 		}
 	})
+}
+
+func TestAdmissionClosesWhenTheProcessorDoesNotKeepUp(t *testing.T) {
+	a := newAdmission()
+	a.flowsByFiles = 0
+	now := time.Now()
+	look := func(n int, late time.Duration) policy.Reason {
+		for range n {
+			now = now.Add(peerWatchInterval + late)
+			a.looked(now, late)
+		}
+		return a.update(1, 100)
+	}
+	for _, step := range []struct {
+		name  string
+		looks int
+		late  time.Duration
+		want  policy.Reason
+	}{
+		{"timely", 100, time.Millisecond, policy.None},
+		{"a little late for long", 1000, strainLate, policy.None},
+		{"stopped for a while", 1, time.Minute, policy.None},
+		{"timely again", 1, 0, policy.None},
+		{"late", 5, 150 * time.Millisecond, policy.None},
+		{"one timely look", 1, 0, policy.None},
+		{"late again", 5, 150 * time.Millisecond, policy.None},
+		{"late for a second", 5, 150 * time.Millisecond, policy.Overload},
+		{"one timely look is no calm", 1, 0, policy.Overload},
+		{"not late enough to close, too late to open", 1000, strainLate, policy.Overload},
+		{"calm, but not for long", 10, time.Millisecond, policy.Overload},
+		{"calm", 15, time.Millisecond, policy.None},
+	} {
+		if got := look(step.looks, step.late); got != step.want {
+			t.Errorf("%s: %v, want %v", step.name, got, step.want)
+		}
+	}
+	if lag := a.lag(); lag > 10*time.Millisecond {
+		t.Errorf("a lag of %v is shown", lag)
+	}
+}
+
+// However looks come: the door is closed only after a second of late looks, and open after a second of calm ones.
+func TestStrainProperty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var s strain
+		now := time.Now()
+		lastTimely, lastRough := now, now
+		for range rapid.IntRange(1, 200).Draw(t, "looks") {
+			late := time.Duration(rapid.IntRange(0, 400).Draw(t, "ms")) * time.Millisecond
+			now = now.Add(peerWatchInterval + late)
+			was := s.over
+			s.look(now, late)
+			if late <= strainLate {
+				lastTimely = now
+			}
+			if late > calmLate {
+				lastRough = now
+			}
+			if s.over && !was && now.Sub(lastTimely) < strainTime {
+				t.Fatalf("closed %v after a timely look", now.Sub(lastTimely))
+			}
+			if !s.over && was && now.Sub(lastRough) < calmTime {
+				t.Fatalf("opened %v after a rough look", now.Sub(lastRough))
+			}
+		}
+	})
+}
+
+func TestRoomOfAPeer(t *testing.T) {
+	const budget = 100 * config.FlowFloorBytes
+	var r room
+	for _, step := range []struct {
+		granted int64
+		want    bool
+	}{
+		{0, false}, {99 * config.FlowFloorBytes, false}, {99*config.FlowFloorBytes + 1, true}, {99 * config.FlowFloorBytes, true},
+		{budget*9/10 + 1, true}, {budget * 9 / 10, false}, {2 * budget, true}, {0, false},
+	} {
+		if got := r.update(step.granted, budget); got != step.want {
+			t.Errorf("%d of %d bytes granted: full is %v", step.granted, budget, got)
+		}
+	}
+	if !new(room).update(0, config.FlowFloorBytes-1) {
+		t.Error("a flow fits into less than the smallest window")
+	}
 }

@@ -55,7 +55,6 @@ type Gateway struct {
 	policy    atomic.Pointer[policy.Policy]
 	draining  atomic.Bool
 	admission *admission
-	shut      policy.Reason // the admission's word that the rules have followed; watchPeers' own
 	refusals  *refusals
 	top       *stats.Top
 	flowLog   *stats.FlowLog // nil: none is kept
@@ -126,6 +125,8 @@ type member struct {
 	*peer.Peer
 	announced atomic.Int32 // the peer.State that rules, log and events have followed; it is what the status says
 	since     atomic.Int64 // unix ns of that
+	room      room         // watchPeers' own
+	shut      atomic.Int32 // the policy.Reason for which the rules let nothing in although the peer is up, or None
 }
 
 func (m *member) announce(s peer.State) {
@@ -289,13 +290,13 @@ const peerWatchInterval = 50 * time.Millisecond
 
 // watchPeers tells intercept which peers are alive and writes the events of their comings and goings.
 func (g *Gateway) watchPeers(ctx context.Context) error {
-	ticker := time.NewTicker(peerWatchInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(peerWatchInterval)
+	defer timer.Stop()
 	for {
 		for _, p := range g.peers {
 			last := peer.State(p.announced.Load())
 			if state := p.State(); state != last {
-				if err := g.peerChanged(p.Peer, last, state); err != nil {
+				if err := g.peerChanged(p, last, state); err != nil {
 					g.log.Error("rules could not follow the peer's state, trying again", "peer", p.Name(), "err", err)
 					continue
 				}
@@ -305,25 +306,29 @@ func (g *Gateway) watchPeers(ctx context.Context) error {
 		if err := g.followAdmission(); err != nil {
 			g.log.Error("rules could not follow the number of flows, trying again", "err", err)
 		}
+		timer.Reset(peerWatchInterval)
+		began := time.Now()
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-timer.C:
+			now := time.Now()
+			g.admission.looked(now, now.Sub(began)-peerWatchInterval)
 		case <-g.admission.crowded:
 		}
 	}
 }
 
-func (g *Gateway) peerChanged(p *peer.Peer, from, to peer.State) error {
+func (g *Gateway) peerChanged(p *member, from, to peer.State) error {
 	if to == peer.Up {
 		hello := p.Hello()
 		g.policy.Store(g.policy.Load().WithPeerAddrs(p.Name(), hello.OwnAddrs))
-		if err := g.divert(p, g.shut); err != nil {
+		if err := g.divert(p, policy.Reason(p.shut.Load())); err != nil {
 			return err
 		}
 		g.log.Info("peer up: connections are accelerated", "peer", p.Name(), "site", hello.Site, "rtt", p.Link().Stats().RTT)
 		g.events.Add(stats.EventPeerUp, p.Name(), "connections are accelerated")
-		g.compareSubnets(p)
+		g.compareSubnets(p.Peer)
 		return nil
 	}
 	reason := policy.PeerDown

@@ -100,6 +100,11 @@ func (g *Gateway) situation(p *peer.Peer) policy.Situation {
 	if p == nil {
 		return s
 	}
+	for _, m := range g.peers {
+		if m.Peer == p {
+			s.MemoryFull = policy.Reason(m.shut.Load()) == policy.MemoryLimit
+		}
+	}
 	switch p.State() {
 	case peer.Up:
 		s.Link = policy.LinkUp

@@ -25,6 +25,7 @@ func (g *Gateway) snapshot() stats.Snapshot {
 		Started:        g.started,
 		FlowsEnded:     ended,
 		FlowsPassed:    passed,
+		EncoderQueue:   g.admission.lag(),
 		MemoryCapacity: g.cfg.Load().Limits.MemoryBytes,
 		Cache:          stats.Cache{CapacityBytes: g.cfg.Load().Cache.SizeBytes},
 	}
@@ -36,6 +37,8 @@ func (g *Gateway) snapshot() stats.Snapshot {
 	}
 	up := 0
 	for _, p := range g.peers {
+		granted, _ := p.Link().Credit()
+		s.MemoryBytes += granted
 		codec := p.Codec().Stats()
 		s.Cache.SizeBytes += codec.CacheBytes
 		s.Cache.MemoryBytes += codec.HotBytes + codec.OpenBytes + codec.IndexBytes
@@ -141,8 +144,16 @@ func stateOf(s peer.State) stats.State {
 func (g *Gateway) listFlows() []stats.Flow {
 	running := g.flows.all()
 	out := make([]stats.Flow, 0, len(running))
+	noCache := make(map[string]bool)
+	for _, p := range g.peers {
+		noCache[p.Name()] = p.Codec().Stats().StoreOff != ""
+	}
 	for _, f := range running {
-		out = append(out, f.describe())
+		described := f.describe()
+		if described.Reason == policy.None && noCache[f.peer] {
+			described.Reason = policy.CacheOff
+		}
+		out = append(out, described)
 	}
 	return append(out, g.samples.recent()...)
 }

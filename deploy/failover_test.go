@@ -32,7 +32,7 @@ subnets = [%[7]s]
 [limits]
 flows = 100
 memory = "64MiB"
-hold = "10s"
+hold = "20s"
 `
 
 const (
@@ -99,13 +99,13 @@ func (l *lab) accelerated(t *testing.T, box, from string, addresses map[string]s
 			if conns[family] != nil {
 				_ = conns[family].Close()
 			}
-			conn, err := l.dial(from, address, askTimeout)
+			conn, err := l.dial(from, address, settleTimeout)
 			if err != nil {
 				return err
 			}
 			t.Cleanup(func() { _ = conn.Close() })
 			conns[family] = conn
-			if err := talk(conn, askTimeout); err != nil {
+			if err := talk(conn, settleTimeout); err != nil {
 				return err
 			}
 		}
@@ -126,7 +126,7 @@ func TestAcceleratedSiteFallsBack(t *testing.T) {
 	reset := func(when string) {
 		t.Helper()
 		for family, conn := range lasting {
-			_ = conn.SetDeadline(time.Now().Add(2 * settleTimeout))
+			_ = conn.SetDeadline(time.Now().Add(3 * settleTimeout))
 			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 				t.Errorf("%s, accelerated connection, %s: %v, want a reset", when, family, err)
 			}
@@ -134,19 +134,14 @@ func TestAcceleratedSiteFallsBack(t *testing.T) {
 	}
 
 	// Cables out and in again within limits.hold: new connections pass raw meanwhile, accelerated ones stand still and go on.
-	for _, card := range []string{"lan0", "wan0"} {
-		p.cable(t, "gateway", card, "down")
-	}
-	p.takeover(t, "both cables")
+	p.takeover(t, "both cables", p.cables(t, "down", "lan0", "wan0"), p.cables(t, "up", "lan0", "wan0"))
 	for family, conn := range lasting {
 		_ = conn.SetDeadline(time.Time{})
 		if _, err := conn.Write([]byte("x")); err != nil {
 			t.Errorf("accelerated connection without its gateway, %s: %v", family, err)
 		}
 	}
-	for _, card := range []string{"lan0", "wan0"} {
-		p.cable(t, "gateway", card, "up")
-	}
+	p.cables(t, "up", "lan0", "wan0")()
 	for family, conn := range lasting {
 		_ = conn.SetReadDeadline(time.Now().Add(settleTimeout))
 		got := make([]byte, 1)
@@ -161,18 +156,17 @@ func TestAcceleratedSiteFallsBack(t *testing.T) {
 	// No power: nobody says goodbye. What was accelerated has lost one of its halves: it ends as a reset, when the far side has given up
 	// waiting and the client asks its server again.
 	start := time.Now()
-	for _, card := range []string{"lan0", "wan0"} {
-		p.cable(t, "gateway", card, "down")
-	}
-	p.daemons["gateway"].kill(t)
-	wanpair["gateway"].kill(t)
-	for family, conn := range lasting {
-		_ = conn.SetDeadline(time.Time{})
-		if _, err := conn.Write([]byte("x")); err != nil { // an idle client would not notice before its keep-alive
-			t.Errorf("accelerated connection without its gateway, %s: %v", family, err)
+	p.takeover(t, "no power", func() {
+		p.cables(t, "down", "lan0", "wan0")()
+		p.daemons["gateway"].kill(t)
+		wanpair["gateway"].kill(t)
+		for family, conn := range lasting {
+			_ = conn.SetDeadline(time.Time{})
+			if _, err := conn.Write([]byte("x")); err != nil { // an idle client would not notice before its keep-alive
+				t.Errorf("accelerated connection without its gateway, %s: %v", family, err)
+			}
 		}
-	}
-	p.takeover(t, "no power")
+	}, nil)
 	reset("no power")
 	t.Logf("accelerated connections are reset %.1f s after the power went", time.Since(start).Seconds())
 }

@@ -29,15 +29,15 @@ After=basic.target
 Type=oneshot
 ExecStart=/rehearsal/play
 ExecStopPost=/bin/systemctl --no-block poweroff
-TimeoutStartSec=240
+TimeoutStartSec=280
 `
 
-// play is the operator. Each line of results is a name and a value; what must come true is waited for, 30 s at most.
+// play is the operator. Each line of results is a name and a value; what must come true is waited for, 60 s at most.
 const play = `#!/bin/bash
 exec 2>/rehearsal/trace
 say() { echo "$*" >> /rehearsal/results; }
 property() { systemctl show -P "$1" wanpair.service; }
-until_true() { for _ in $(seq 300); do if eval "$2"; then say "$1" yes; return; fi; sleep 0.1; done; say "$1" no; }
+until_true() { for _ in $(seq 600); do if eval "$2"; then say "$1" yes; return; fi; sleep 0.1; done; say "$1" no; }
 
 # As udev would have it: there is none in here.
 [ -e /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; }

@@ -93,6 +93,20 @@ func (l *Link) Stats() LinkStats {
 	return st
 }
 
+// Credit returns the raw bytes the peer may send or sent and readers have not
+// taken, and their bound: CreditGranted and CreditBudget of Stats, at less cost.
+func (l *Link) Credit() (granted, budget int64) {
+	l.mu.Lock()
+	s := l.session
+	l.mu.Unlock()
+	if s != nil {
+		s.mu.Lock()
+		granted = s.granted
+		s.mu.Unlock()
+	}
+	return granted, l.cfg.CreditBudgetBytes
+}
+
 func (st *LinkStats) addLanes() {
 	var sent, lost uint64
 	for i := range st.Lanes {

@@ -390,7 +390,7 @@ func rawRead(e *Conn) (n int, err error) {
 // waitState polls until the socket is in a state; the kernel delivers loopback packets within microseconds.
 func waitState(t *testing.T, e *Conn, state uint8) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for time.Now().Before(deadline) {
 		var info *unix.TCPInfo
 		var err error
@@ -532,7 +532,7 @@ func TestUnsent(t *testing.T) {
 		n, _ := e.Write(make([]byte, 32<<20))
 		total <- n
 	}()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		n, err := e.Unsent()
 		if err != nil {

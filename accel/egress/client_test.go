@@ -134,7 +134,7 @@ func readAll(c *edge.Conn) ([]byte, error) {
 
 func TestReasonsOverTheWire(t *testing.T) {
 	s := newFarSite(t)
-	d := newDialer(t, Config{Allow: mustPrefixes("10.2.0.0/16", "10.77.0.0/16", "fd00:2::/64"), ConnectTimeout: 300 * time.Millisecond, ClashWait: 20 * time.Millisecond})
+	d := newDialer(t, Config{Allow: mustPrefixes("10.2.0.0/16", "10.77.0.0/16", "fd00:2::/64"), ConnectTimeout: 3 * time.Second, ClashWait: 20 * time.Millisecond})
 	// A host that is silent: the neighbour is known, nobody answers.
 	s.gateway.Output("ip", "neigh", "add", "10.2.0.66", "lladdr", "02:00:00:00:00:66", "dev", "lan0")
 	s.gateway.Output("ip", "route", "add", "unreachable", "10.2.7.0/24")
@@ -187,7 +187,7 @@ func TestClientPortUsedAgain(t *testing.T) {
 	} {
 		t.Run(family.network, func(t *testing.T) {
 			s := newFarSite(t)
-			d := newDialer(t, Config{Allow: allowLAN})
+			d := newDialer(t, Config{Allow: allowLAN, ClashWait: time.Minute}) // a busy machine resets late
 			l := s.listen(t, family.network, family.target)
 			for range 3 {
 				c, err := s.dial(d, family.client, family.target)

@@ -91,14 +91,14 @@ func TestWatchdog(t *testing.T) {
 	r.alive()
 	s.want(target4, diverted4)
 	s.gateway.Sysctl("ipv4/conf/all/src_valid_mark", "1")
-	s.eventually(15*time.Second, s.answers(target4, raw4))
+	s.eventually(60*time.Second, s.answers(target4, raw4))
 	if err := <-faults; !errors.Is(err, ErrSwallowed) {
 		t.Errorf("fault: %v", err)
 	}
 	if err := r.Fault(); !errors.Is(err, ErrSwallowed) {
 		t.Errorf("Fault: %v", err)
 	}
-	s.eventually(15*time.Second, func() error {
+	s.eventually(60*time.Second, func() error {
 		if n := r.counters().RawPeer["nyc"][ReasonFault]; n == 0 {
 			return errors.New("no raw connection was put down to the fault")
 		}
@@ -125,7 +125,7 @@ func TestWatchdogWhenNobodyAccepts(t *testing.T) {
 	next.wg.Go(func() { _ = s.gateway.Run(func() error { return r.Run(ctx) }) })
 	next.alive()
 	// Clients' first connections hang until the watchdog acts, later ones pass raw.
-	s.eventually(30*time.Second, s.answers(target4, raw4))
+	s.eventually(60*time.Second, s.answers(target4, raw4))
 }
 
 func TestHealing(t *testing.T) {
@@ -145,8 +145,8 @@ func TestHealing(t *testing.T) {
 		{"everything at once", "nft flush ruleset; ip rule del priority 100; ip -6 rule del priority 100; ip route flush table 4600"},
 	} {
 		s.gateway.Output("sh", "-c", tt.command)
-		s.eventually(15*time.Second, s.answers(target4, diverted4))
-		s.eventually(15*time.Second, s.answers(target6, diverted6))
+		s.eventually(60*time.Second, s.answers(target4, diverted4))
+		s.eventually(60*time.Second, s.answers(target6, diverted6))
 		if n := strings.Count(s.gateway.Output("ip", "rule"), "lookup 4600"); n != 1 {
 			t.Errorf("%s: %d routing rules", tt.name, n)
 		}
@@ -156,7 +156,7 @@ func TestHealing(t *testing.T) {
 	}
 	before := r.counters().Diverted["nyc"]
 	s.gateway.Output("nft", "flush", "ruleset")
-	s.eventually(15*time.Second, s.answers(target4, diverted4))
+	s.eventually(60*time.Second, s.answers(target4, diverted4))
 	if after := r.counters().Diverted["nyc"]; after <= before {
 		t.Errorf("the counter ran backwards, from %d to %d", before, after)
 	}
@@ -299,7 +299,7 @@ func TestFarSide(t *testing.T) {
 	}
 	s.gateway.Output("nft", "flush", "ruleset")
 	s.gateway.Output("ip", "rule", "del", "priority", "100")
-	s.eventually(15*time.Second, func() error {
+	s.eventually(60*time.Second, func() error {
 		if !strings.Contains(s.table(), "socket transparent 1") || !strings.Contains(s.gateway.Output("ip", "rule"), "lookup 4600") {
 			return errors.New("not put back")
 		}

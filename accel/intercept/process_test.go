@@ -151,12 +151,12 @@ func TestProcessHangs(t *testing.T) {
 	if err := p.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	s.eventually(15*time.Second, s.answers(target4, raw4))
+	s.eventually(60*time.Second, s.answers(target4, raw4))
 	s.want(target6, raw6)
 	if err := p.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	s.eventually(15*time.Second, func() error {
+	s.eventually(60*time.Second, func() error {
 		got, _ := s.askLine(target4)
 		if got != "gateway" {
 			return fmt.Errorf("got %q", got)
@@ -173,12 +173,12 @@ func TestProcessHangs(t *testing.T) {
 // askLine gives the first line of an answer.
 func (s *site) askLine(target string) (line string, err error) {
 	err = s.client.Run(func() error {
-		c, err := (&net.Dialer{Timeout: 3 * time.Second}).DialContext(context.Background(), "tcp", target)
+		c, err := (&net.Dialer{Timeout: retryPatience}).DialContext(context.Background(), "tcp", target)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(retryPatience))
 		line, err = bufio.NewReader(c).ReadString('\n')
 		line = strings.TrimSpace(line)
 		return err

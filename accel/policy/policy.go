@@ -51,10 +51,8 @@ type Situation struct {
 	Draining   bool      // this gateway or the peer is stopping
 	Refused    bool      // the destination refused a connection recently
 	FlowsFull  bool      // limits.flows is reached
-	MemoryFull bool      // no floor can be reserved for one more flow
-	PeerFull   bool      // the peer said it has no room
-	Overloaded bool      // beyond what the lower levels of load shedding could help
-	CacheOff   bool      // the history cannot be used
+	MemoryFull bool      // limits.memory has no room for one more flow
+	Overloaded bool      // short of descriptors or of processor time
 }
 
 // Decision is what happens to a connection and why.
@@ -156,14 +154,10 @@ func (p *Policy) decide(src, dst netip.AddrPort, s Situation, intercepted bool) 
 		d.Reason = FlowLimit
 	case s.MemoryFull:
 		d.Reason = MemoryLimit
-	case s.PeerFull:
-		d.Reason = PeerLimit
 	case classed && class.Action == config.ActionRelay:
 		d.Action, d.Reason = Relay, ClassRelay
 	case classed && class.History == config.HistoryOff:
 		d.Action, d.Reason = Compress, ClassHistory
-	case s.CacheOff:
-		d.Action, d.Reason = Relay, CacheOff
 	default:
 		d.Action, d.Reason = Accelerate, None
 	}

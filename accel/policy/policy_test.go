@@ -70,8 +70,6 @@ func TestDecide(t *testing.T) {
 		{"overload", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, Overloaded: true, FlowsFull: true}, Decision{Pass, Overload, "nyc", ""}},
 		{"flows", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, FlowsFull: true, MemoryFull: true}, Decision{Pass, FlowLimit, "nyc", ""}},
 		{"memory", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, MemoryFull: true}, Decision{Pass, MemoryLimit, "nyc", ""}},
-		{"peer full", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, PeerFull: true}, Decision{Pass, PeerLimit, "nyc", ""}},
-		{"cache off", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, CacheOff: true}, Decision{Relay, CacheOff, "nyc", ""}},
 		{"rule before situation", "10.1.2.3:40000", "10.2.3.4:22", Situation{}, Decision{Pass, PassPort, "nyc", ""}},
 	}
 	p := testPolicy()
@@ -119,8 +117,8 @@ func TestDecisionIsAlwaysExplained(t *testing.T) {
 		s := Situation{
 			Link:     LinkState(rapid.IntRange(0, 3).Draw(t, "link")),
 			Draining: rapid.Bool().Draw(t, "draining"), Refused: rapid.Bool().Draw(t, "refused"),
-			FlowsFull: rapid.Bool().Draw(t, "flows"), MemoryFull: rapid.Bool().Draw(t, "memory"), PeerFull: rapid.Bool().Draw(t, "peer"),
-			Overloaded: rapid.Bool().Draw(t, "overload"), CacheOff: rapid.Bool().Draw(t, "cache"),
+			FlowsFull: rapid.Bool().Draw(t, "flows"), MemoryFull: rapid.Bool().Draw(t, "memory"),
+			Overloaded: rapid.Bool().Draw(t, "overload"),
 		}
 		src, dst := addr.Draw(t, "src"), addr.Draw(t, "dst")
 		for _, d := range []Decision{p.Decide(src, dst, s), p.DecideForward(src, dst, s)} {

@@ -5,7 +5,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"wanpair/bench/lab"
 )
@@ -22,7 +21,7 @@ func TestDSCP(t *testing.T) {
 		w.check(os.WriteFile(g.ConfigPath(), bytes.Replace(b, []byte("[tunnel]\n"), []byte("[tunnel]\n"+dscp+"\n"), 1), 0o644))
 	}
 	w.check(w.Restart(w.ctx))
-	w.waitUp(15 * time.Second)
+	w.waitUp(2 * patience)
 	out, err := w.run(lab.GatewayA, "timeout", "8", "tcpdump", "-n", "-v", "-c", "20", "-i", lab.WANDevice, "udp")
 	if err != nil {
 		t.Fatalf("tcpdump: %v\n%s", err, out)

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -70,11 +71,12 @@ func newUnprivileged(t *testing.T, tunnel, stats string) *unprivileged {
 	return u
 }
 
-func (u *unprivileged) start(t *testing.T, peer *unprivileged, peerSubnet, extra string) {
+// start runs the gateway; peerSubnets are prefixes with spaces in between.
+func (u *unprivileged) start(t *testing.T, peer *unprivileged, peerSubnets, extra string) {
 	t.Helper()
 	text := fmt.Sprintf("[site]\nname = \"a\"\nprivate_key_file = %q\n[cache]\ndir = %q\nsize = \"64MiB\"\nmemory = \"64MiB\"\n[tunnel]\nlisten = %q\n"+
-		"[[peer]]\nname = \"other\"\npublic_keys = [%q]\nendpoints = [%q]\nsubnets = [%q]\n[stats]\nlisten = %q\n%s\n",
-		filepath.Join(u.dir, "private.key"), filepath.Join(u.dir, "cache"), u.tunnel, peer.key, peer.tunnel, peerSubnet, u.stats, extra)
+		"[[peer]]\nname = \"other\"\npublic_keys = [%q]\nendpoints = [%q]\nsubnets = [\"%s\"]\n[stats]\nlisten = %q\n%s\n",
+		filepath.Join(u.dir, "private.key"), filepath.Join(u.dir, "cache"), u.tunnel, peer.key, peer.tunnel, strings.ReplaceAll(peerSubnets, " ", `", "`), u.stats, extra)
 	if err := os.WriteFile(u.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +99,7 @@ func (u *unprivileged) start(t *testing.T, peer *unprivileged, peerSubnet, extra
 
 func (u *unprivileged) waitUp(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(2 * patience)
 	var last string
 	for time.Now().Before(deadline) {
 		response, err := http.Get("http://" + u.stats + "/api/v1/stats")
@@ -115,35 +117,86 @@ func (u *unprivileged) waitUp(t *testing.T) {
 	t.Fatalf("not up: %s\n%s", last, u.output.String())
 }
 
+// flowsEnded waits until the gateway has carried so many flows through the tunnel to a clean end.
+func (u *unprivileged) flowsEnded(t *testing.T, want int) {
+	t.Helper()
+	eventually(t, patience, "flows through the tunnel", func() error {
+		response, err := http.Get("http://" + u.stats + "/api/v1/stats")
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		var s struct {
+			FlowsTotal map[string]int `json:"flows_total"`
+		}
+		if err := json.NewDecoder(response.Body).Decode(&s); err != nil {
+			return err
+		}
+		if n := s.FlowsTotal["clean"]; n < want {
+			return fmt.Errorf("%d of %d", n, want)
+		}
+		return nil
+	})
+}
+
+// listenBoth listens on one port of both loopback addresses; the second is nil where there is no IPv6 or somebody has that port.
+func listenBoth(t *testing.T) (v4, v6 net.Listener) {
+	t.Helper()
+	v4, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	_, port, _ := net.SplitHostPort(v4.Addr().String())
+	if v6, err = net.Listen("tcp", "[::1]:"+port); err != nil {
+		t.Logf("no server on IPv6: %v", err)
+		return v4, nil
+	}
+	return v4, v6
+}
+
+// serve serves on the listeners that are not nil until the test ends.
+func serve(t *testing.T, web *http.Server, listeners ...net.Listener) {
+	var serving sync.WaitGroup
+	for _, l := range listeners {
+		if l != nil {
+			serving.Go(func() { _ = web.Serve(l) })
+		}
+	}
+	t.Cleanup(func() { web.Close(); serving.Wait() })
+}
+
 // TestForwardWithoutRoot is one laptop and one server: no rights, no namespaces, no rules.
 func TestForwardWithoutRoot(t *testing.T) {
-	ports := freePorts(t, 5)
+	ports := freePorts(t, 7)
 	near, far := newUnprivileged(t, ports[0], ports[1]), newUnprivileged(t, ports[2], ports[3])
 	blob := make([]byte, 3<<20)
 	rand.Read(blob)
-	server, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	server, server6 := listenBoth(t)
+	_, port, _ := net.SplitHostPort(server.Addr().String())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /blob", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(blob) })
 	mux.HandleFunc("PUT /length", func(w http.ResponseWriter, r *http.Request) {
 		n, _ := io.Copy(io.Discard, r.Body)
 		fmt.Fprint(w, n)
 	})
-	web := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
-	go func() { _ = web.Serve(server) }()
-	t.Cleanup(func() { web.Close() })
+	web := &http.Server{Handler: mux, ReadHeaderTimeout: patience}
+	serve(t, web, server, server6)
 
-	near.start(t, far, "127.0.0.0/8", fmt.Sprintf("[[forward]]\nlisten = %q\npeer = \"other\"\ntarget = %q\n", ports[4], server.Addr()))
-	far.start(t, near, "10.1.0.0/16", "[egress]\nallow = [\"127.0.0.1/32\"]\n")
+	forwards := map[string]string{ports[4]: server.Addr().String(), ports[5]: "localhost:" + port}
+	if server6 != nil {
+		forwards[ports[6]] = server6.Addr().String()
+	}
+	var sections strings.Builder
+	for listen, target := range forwards {
+		fmt.Fprintf(&sections, "[[forward]]\nlisten = %q\npeer = \"other\"\ntarget = %q\n", listen, target)
+	}
+	near.start(t, far, "127.0.0.0/8 ::1/128", sections.String())
+	far.start(t, near, "10.1.0.0/16", "[egress]\nallow = [\"127.0.0.1/32\", \"::1/128\"]\n")
 	near.waitUp(t)
 	far.waitUp(t)
 
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
-	fetch := func() {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	fetch := func(address string) {
 		t.Helper()
-		response, err := client.Get("http://" + ports[4] + "/blob")
+		response, err := client.Get("http://" + address + "/blob")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,8 +206,11 @@ func TestForwardWithoutRoot(t *testing.T) {
 			t.Fatalf("%d bytes of %d, %v", len(got), len(blob), err)
 		}
 	}
-	fetch()
-	fetch()
+	for address := range forwards {
+		fetch(address)
+		fetch(address)
+	}
+	near.flowsEnded(t, 2*len(forwards))
 	request, _ := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+ports[4]+"/length", bytes.NewReader(blob))
 	response, err := client.Do(request)
 	if err != nil {
@@ -173,9 +229,9 @@ func TestForwardWithoutRoot(t *testing.T) {
 	if err := far.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(6 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		request, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ports[4]+"/blob", nil)
 		response, err := client.Do(request)
 		if err == nil {
@@ -215,7 +271,7 @@ func TestFarSideDialsOnlyWhatItsConfigurationAllows(t *testing.T) {
 	c, err := net.Dial("tcp", ports[4])
 	if err == nil { // the reset may come before connect returns
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(patience))
 		_, err = c.Read(make([]byte, 1))
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {
@@ -259,7 +315,7 @@ func TestStartRefusals(t *testing.T) {
 			if err := os.WriteFile(u.config, []byte(c.text), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			out, err := nobody(exec.CommandContext(ctx, binary, "gateway", "-c", u.config)).CombinedOutput()
 			if err == nil || ctx.Err() != nil {
@@ -282,7 +338,7 @@ func TestStrangersAreRefusedAndNamed(t *testing.T) {
 	somebodyElse := newUnprivileged(t, "127.0.0.1:1", "127.0.0.1:2")
 	near.start(t, far, "10.2.0.0/16", "[egress]\nallow = [\"10.1.0.0/16\"]\n")
 	far.start(t, somebodyElse, "10.3.0.0/16", "[egress]\nallow = [\"10.1.0.0/16\"]\n")
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		out, _ := exec.CommandContext(t.Context(), binary, "status", "-c", near.config).CombinedOutput()
 		if strings.Contains(string(out), "key") {

@@ -65,30 +65,32 @@ func TestReload(t *testing.T) {
 	w.serve("7401", echoServer)
 	w.serve("7402", echoServer)
 	established := w.establish(t, "7401")
-	reloaded := func(t *testing.T) float64 { return w.metric(t, w.Near, `wanpair_events_total{kind="reloaded"}`) }
+	reloaded := func(t *testing.T) float64 { return w.events(t, w.Near, "reloaded") }
 	raw := func(t *testing.T, reason string) {
 		t.Helper()
 		before := w.passed(t, w.Near, reason)
 		for _, fam := range families() {
 			must(t, w.echo(fam.server, "7402", patience))
 		}
-		if n := w.passed(t, w.Near, reason) - before; n != 2 {
+		if n := w.passed(t, w.Near, reason) - before; n < 2 { // a first packet that is repeated counts again
 			t.Errorf("%v connections passed raw as %s, want 2", n, reason)
 		}
 	}
 	accelerated := func(t *testing.T) {
 		t.Helper()
-		before := w.diverted(t)
-		for _, fam := range families() {
-			must(t, w.echo(fam.server, "7402", patience))
-		}
-		eventually(t, patience, "two connections accelerated", func() error {
-			if n := w.diverted(t) - before; n != 2 {
-				return fmt.Errorf("%v", n)
+		w.acceleratedAgain(t, "7402")
+	}
+	// The door follows a new limit a moment after the reload; what it did is an event.
+	limited := func(t *testing.T, kind string, before float64) {
+		t.Helper()
+		eventually(t, patience, "the rules follow the limit", func() error {
+			if w.events(t, w.Near, kind) == before {
+				return errors.New("not yet")
 			}
 			return nil
 		})
 	}
+	overloads, reliefs := w.events(t, w.Near, "overload"), w.events(t, w.Near, "overload_over")
 	for _, step := range []struct {
 		name     string
 		old, new string
@@ -99,11 +101,11 @@ func TestReload(t *testing.T) {
 		{"a class passes", "[stats]", "[[class]]\nname = \"c\"\nports = [\"7402\"]\naction = \"pass\"\n[stats]", func(t *testing.T) { raw(t, "class_pass") }},
 		{"and no more", "[[class]]\nname = \"c\"\nports = [\"7402\"]\naction = \"pass\"\n", "", accelerated},
 		{"fewer flows", "flows = 1000", "flows = 2", func(t *testing.T) {
-			time.Sleep(200 * time.Millisecond) // the rules follow
+			limited(t, "overload", overloads)
 			raw(t, "flow_limit")
 		}},
 		{"and more again", "flows = 2", "flows = 1000", func(t *testing.T) {
-			time.Sleep(200 * time.Millisecond)
+			limited(t, "overload_over", reliefs)
 			accelerated(t)
 		}},
 		{"debug log", `level = "info"`, `level = "debug"`, func(t *testing.T) {
@@ -185,16 +187,14 @@ func TestKeyRotation(t *testing.T) {
 		}
 		return nil
 	})
-	for _, fam := range families() {
-		w.rawWithin(t, fam, "7403", time.Now(), 5*time.Second)
-	}
+	w.rawAfter(t, "7403", time.Now())
 	edit(t, w.Near, old, fresh)
 	must(t, w.Near.Reload())
 	w.waitUp(patience)
 }
 
 // TestUpgradeOneSideAtATime runs two builds against each other. WANPAIR_OLD_REF names the version before; without it, it is the latest
-// tag, and where there is none the same sources with another version stamped.
+// tag, or an earlier commit. Where there is no history it is the same sources with another version stamped.
 func TestUpgradeOneSideAtATime(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, testLink)
@@ -206,21 +206,15 @@ func TestUpgradeOneSideAtATime(t *testing.T) {
 	build(t, ".", newBinary, "v99.0-new")
 	check := func(name string) {
 		t.Helper()
-		w.waitUp(patience)
-		before := w.diverted(t)
-		for _, fam := range families() {
+		w.acceleratedAgain(t, "7404")
+		for _, r := range w.establish(t, "7404") {
 			for range 3 {
-				if err := w.echo(fam.server, "7404", patience); err != nil {
+				if err := r.say(); err != nil {
 					t.Errorf("%s: %v", name, err)
 				}
 			}
+			must(t, r.c.Close())
 		}
-		eventually(t, patience, name+": all accelerated", func() error {
-			if n := w.diverted(t) - before; n != 6 {
-				return fmt.Errorf("%v of 6", n)
-			}
-			return nil
-		})
 	}
 	become := func(g *pair.Gateway, path string) {
 		t.Helper()
@@ -253,15 +247,30 @@ func build(t *testing.T, root, output, version string) {
 	}
 }
 
+// commitsBefore is how far back the version before is looked for where nothing is tagged: further than one change goes.
+const commitsBefore = 20
+
 func buildOld(t *testing.T, output string) {
 	t.Helper()
+	git := func(args ...string) string {
+		out, err := exec.CommandContext(t.Context(), "git", args...).Output()
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(out))
+	}
 	ref := os.Getenv("WANPAIR_OLD_REF")
 	if ref == "" {
-		if tag, err := exec.CommandContext(t.Context(), "git", "describe", "--tags", "--abbrev=0").Output(); err == nil {
-			ref = strings.TrimSpace(string(tag))
+		ref = git("describe", "--tags", "--abbrev=0")
+	}
+	if ref == "" {
+		earlier := strings.Fields(git("rev-list", "--first-parent", fmt.Sprintf("--max-count=%d", commitsBefore+1), "HEAD"))
+		if len(earlier) > 1 {
+			ref = earlier[len(earlier)-1]
 		}
 	}
 	if ref == "" {
+		t.Log("no history here: the version before is this one, with another name")
 		build(t, ".", output, "v1.0-old")
 		return
 	}

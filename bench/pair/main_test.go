@@ -20,6 +20,13 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	if port := os.Getenv(echoVariable); port != "" {
+		if err := echoProcess(port); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	labtest.Setup()
 	os.Exit(run(m))
 }
@@ -66,7 +73,7 @@ func newWorld(t *testing.T, linkWords string) *world {
 func newWorldWith(t *testing.T, labConfig lab.Config, pairConfig pair.Config) *world {
 	t.Helper()
 	labtest.Require(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // a busy machine included
 	t.Cleanup(cancel)
 	w := &world{t: t, ctx: ctx}
 	var err error
@@ -95,7 +102,7 @@ func newWorldWith(t *testing.T, labConfig lab.Config, pairConfig pair.Config) *w
 			t.Error(err)
 		}
 	})
-	w.waitUp(15 * time.Second)
+	w.waitUp(2 * patience)
 	return w
 }
 
@@ -117,7 +124,7 @@ func (w *world) waitUp(patience time.Duration) {
 func (w *world) waitStats(g *pair.Gateway, what string, ok func(pair.PeerStats) bool) {
 	w.t.Helper()
 	var last pair.PeerStats
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(2 * patience)
 	for time.Now().Before(deadline) {
 		p, err := g.Peer(w.ctx)
 		w.check(err)
@@ -161,7 +168,7 @@ http {
   server { listen 80; listen [::]:80; root %[2]s; dav_methods PUT; }
 }`, w.dir, w.www), 0o644))
 	w.start(lab.Server, "nginx", "-c", conf)
-	w.check(w.lab.WaitTCP(w.ctx, lab.Server, "127.0.0.1:80", 10*time.Second))
+	w.check(w.lab.WaitTCP(w.ctx, lab.Server, "127.0.0.1:80", 2*patience))
 }
 
 // start runs a program in the background until the test ends.

@@ -77,15 +77,16 @@ func TestReasons(t *testing.T) {
 						return nil
 					}
 				}
+				for _, fam := range families() { // too few of the first came by, or they are listed no longer
+					kind.make(fam)
+				}
 				return fmt.Errorf("not listed: %+v", w.listed(t, w.Near))
 			})
 		})
 	}
 	t.Run("peer_down", func(t *testing.T) {
 		must(t, w.Far.Kill())
-		for _, fam := range families() {
-			w.rawWithin(t, fam, "7604", time.Now(), 5*time.Second)
-		}
+		w.rawAfter(t, "7604", time.Now())
 		if n := w.passedByReason(t, w.Near); n["peer_down"]+n["peer_connecting"] == 0 {
 			t.Errorf("passed: %v", n)
 		}

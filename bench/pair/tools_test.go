@@ -54,7 +54,7 @@ func must(t *testing.T, err error) {
 }
 
 // patience is how long a test waits for what should come within milliseconds.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // connect connects from the client to an address and sets a deadline for all that follows.
 func (w *world) connect(t *testing.T, host, port string) *net.TCPConn {
@@ -183,8 +183,16 @@ func eventually(t *testing.T, within time.Duration, what string, f func() error)
 // metrics reads /metrics once: by name with labels, such as `wanpair_flows_total{outcome="clean"}`.
 func (w *world) metrics(t *testing.T, g *pair.Gateway) map[string]float64 {
 	t.Helper()
-	body, _, err := g.Get(w.ctx, "/metrics")
+	out, err := readMetrics(w.ctx, g)
 	must(t, err)
+	return out
+}
+
+func readMetrics(ctx context.Context, g *pair.Gateway) (map[string]float64, error) {
+	body, _, err := g.Get(ctx, "/metrics")
+	if err != nil {
+		return nil, err
+	}
 	out := make(map[string]float64)
 	for line := range strings.Lines(string(body)) {
 		name, value, ok := strings.Cut(strings.TrimSpace(line), "} ")
@@ -192,10 +200,12 @@ func (w *world) metrics(t *testing.T, g *pair.Gateway) map[string]float64 {
 			continue
 		}
 		v, err := strconv.ParseFloat(value, 64)
-		must(t, err)
+		if err != nil {
+			return nil, err
+		}
 		out[name+"}"] = v
 	}
-	return out
+	return out, nil
 }
 
 // metric reads one of them.
@@ -206,6 +216,12 @@ func (w *world) metric(t *testing.T, g *pair.Gateway, name string) float64 {
 		t.Fatalf("%s has no metric %s", g.Name, name)
 	}
 	return v
+}
+
+// events is how many events of a kind a gateway has counted.
+func (w *world) events(t *testing.T, g *pair.Gateway, kind string) float64 {
+	t.Helper()
+	return w.metric(t, g, fmt.Sprintf("wanpair_events_total{kind=%q}", kind))
 }
 
 // passed is how many connections a gateway passed raw for a reason.
@@ -263,7 +279,7 @@ func edit(t *testing.T, g *pair.Gateway, old, replacement string) {
 // logContains waits until a gateway's log contains a text.
 func logContains(t *testing.T, g *pair.Gateway, text string) {
 	t.Helper()
-	eventually(t, 10*time.Second, fmt.Sprintf("log of %s with %q", g.Name, text), func() error {
+	eventually(t, patience, fmt.Sprintf("log of %s with %q", g.Name, text), func() error {
 		b, err := os.ReadFile(g.LogPath())
 		if err == nil && !strings.Contains(string(b), text) {
 			err = errors.New("not there")

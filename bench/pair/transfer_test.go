@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"wanpair/bench/lab"
 	"wanpair/bench/pair"
@@ -31,7 +30,7 @@ func (w *world) get(host, name, sum string) (wan int64) {
 	w.t.Helper()
 	before := w.wanBytes()
 	out := filepath.Join(w.dir, "got")
-	w.must(lab.Client, "curl", "-sS", "--fail", "-m", "120", "-o", out, fmt.Sprintf("http://%s/%s", host, name))
+	w.must(lab.Client, "curl", "-sS", "--fail", "-m", "300", "-o", out, fmt.Sprintf("http://%s/%s", host, name))
 	_, got, err := pair.HashFile(out)
 	w.check(err)
 	if got != sum {
@@ -44,7 +43,7 @@ func (w *world) get(host, name, sum string) (wan int64) {
 func (w *world) put(host, path, sum string) (wan int64) {
 	w.t.Helper()
 	before := w.wanBytes()
-	w.must(lab.Client, "curl", "-sS", "--fail", "-m", "120", "-T", path, fmt.Sprintf("http://%s/up", host))
+	w.must(lab.Client, "curl", "-sS", "--fail", "-m", "300", "-T", path, fmt.Sprintf("http://%s/up", host))
 	_, got, err := pair.HashFile(filepath.Join(w.www, "up"))
 	w.check(err)
 	if got != sum {
@@ -114,7 +113,7 @@ func TestCacheOfOneSideLost(t *testing.T) {
 		w.check(victim.Stop(w.ctx))
 		w.check(os.RemoveAll(victim.CacheDir()))
 		w.check(victim.Start(w.ctx))
-		w.waitUp(15 * time.Second)
+		w.waitUp(2 * patience)
 		w.get(lab.ServerIP4, "src.tar", sum) // cold again, and right
 		if again := w.get(lab.ServerIP4, "src.tar", sum); again > size/50 {
 			t.Errorf("after the cache of %s was deleted and filled again: %d bytes on the wire of %d", victim.Name, again, size)

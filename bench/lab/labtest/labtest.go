@@ -31,7 +31,7 @@ func Setup() {
 // Require ends the test, with the reason, when labs cannot be built here: skipped, or failed where WANPAIR_REQUIRE_ROOT=1.
 func Require(t testing.TB) {
 	t.Helper()
-	refuse(t, lab.Check())
+	Refuse(t, lab.Check())
 }
 
 // RequireRoot is Require for tests that need the real root, for other users or for the machine's own /run.
@@ -39,11 +39,12 @@ func RequireRoot(t testing.TB) {
 	t.Helper()
 	Require(t)
 	if lab.Entered() {
-		refuse(t, lab.ErrUserNamespace)
+		Refuse(t, lab.ErrUserNamespace)
 	}
 }
 
-func refuse(t testing.TB, err error) {
+// Refuse ends the test when err says why it cannot do its work here: skipped, or failed where WANPAIR_REQUIRE_ROOT=1.
+func Refuse(t testing.TB, err error) {
 	t.Helper()
 	switch {
 	case err == nil:
