@@ -85,6 +85,7 @@ func Enter() error {
 		}
 	}()
 	_ = cmd.Wait()
+	_ = os.Remove(directory()) // when nothing is in it
 	code := cmd.ProcessState.ExitCode()
 	if code < 0 {
 		const diedOfSignal = 128

@@ -217,6 +217,7 @@ func TestNearGatewayKilled(t *testing.T) {
 			slowest = max(slowest, time.Since(began))
 		}
 		w.check(w.Near.Start(w.ctx))
+		w.waitUp(patience)
 		return slowest
 	})
 }
