@@ -187,7 +187,7 @@ func (g *Gateway) carryRaw(ctx context.Context, e *edge.Conn, f *runningFlow, di
 
 func (g *Gateway) logEnd(f *runningFlow, err error) {
 	g.log.Debug("flow ended", "flow", f.id, "peer", f.peer, "src", f.source, "dst", f.destination,
-		"from_edge_bytes", f.count.FromEdge.Load(), "to_edge_bytes", f.count.ToEdge.Load(), "err", err)
+		"from_edge_bytes", f.count.FromEdge.Load(), "to_edge_bytes", f.count.ToEdge.Load(), "reason", f.why(), "err", err)
 }
 
 func outcomeOf(err error) stats.Outcome {

@@ -30,8 +30,11 @@ func listen(cfg Config, f family, addr netip.AddrPort) (*net.TCPListener, error)
 	}
 	lc.SetMultipathTCP(false) // the client shall meet the TCP its server speaks
 	l, err := lc.Listen(context.Background(), "tcp"+f.digit(), addr.String())
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, fmt.Errorf("%s, where diverted connections come in, is in use by another program: stop it (ss -ltnp 'sport = :%d' shows it)", addr, addr.Port())
+	}
 	if err != nil {
-		return nil, fmt.Errorf("intercept: %w", err)
+		return nil, err
 	}
 	return l.(*net.TCPListener), nil
 }

@@ -187,6 +187,46 @@ func TestKeyFilesAndSecrets(t *testing.T) {
 	w.waitUp(patience)
 }
 
+// TestLeastPrivilege: a gateway started by root holds two capabilities, cannot get others, and nor can what it starts.
+func TestLeastPrivilege(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, testLink)
+	const netAdminAndBindService = "0000000000001400" // bits 12 and 10, linux/capability.h
+	for _, g := range []*pair.Gateway{w.Near, w.Far} {
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", g.PID()))
+		must(t, err)
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", g.PID()))
+		must(t, err)
+		for _, child := range strings.Fields(string(children)) { // the store
+			tasks = append(tasks, "/proc/"+child)
+		}
+		for _, task := range tasks {
+			status, err := os.ReadFile(task + "/status")
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+				continue // a thread that ended
+			}
+			must(t, err)
+			got := map[string]string{}
+			for line := range strings.Lines(string(status)) {
+				name, value, _ := strings.Cut(line, ":")
+				got[name] = strings.TrimSpace(value)
+			}
+			for name, want := range map[string]string{
+				"CapPrm": netAdminAndBindService, "CapEff": netAdminAndBindService, "CapBnd": netAdminAndBindService, "NoNewPrivs": "1",
+			} {
+				if got[name] != want {
+					t.Errorf("%s, %s (%s): %s is %s, want %s", g.Name, task, got["Name"], name, got[name], want)
+				}
+			}
+		}
+		if len(tasks) < 2 {
+			t.Errorf("looked at %d tasks only", len(tasks))
+		}
+	}
+	w.serve("7503", echoServer)
+	w.acceleratedAgain(t, "7503")
+}
+
 // TestStatsOnLoopback: the endpoint answers on loopback only.
 func TestStatsOnLoopback(t *testing.T) {
 	t.Parallel()

@@ -33,6 +33,9 @@ type gatewayCmd struct {
 
 // Run builds the object graph, serves until SIGTERM or SIGINT, drains, and takes everything down in the reverse order.
 func (c gatewayCmd) Run() error {
+	if err := confine(); err != nil {
+		return err
+	}
 	cfg, err := config.Load(c.Config)
 	if err != nil {
 		return err
@@ -91,6 +94,10 @@ func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger, level
 		Peers:      tunnels,
 		Log:        log,
 	})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("tunnel.listen %s: the UDP port is in use by another program, or another wanpair runs: choose another port or stop it (ss -lunp 'sport = :%d' shows it)",
+			cfg.Tunnel.Listen, cfg.Tunnel.Listen.Port())
+	}
 	if err != nil {
 		return errors.Join(err, gateway.Close())
 	}
