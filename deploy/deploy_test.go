@@ -12,7 +12,7 @@ import (
 )
 
 // commandTimeout bounds every command of these tests: none is meant to take more than seconds, a loaded machine is.
-const commandTimeout = 5 * time.Minute
+const commandTimeout = 15 * time.Minute
 
 // requireRoot skips a test that cannot do its work without root, or fails it where the run promised root.
 func requireRoot(t *testing.T) {

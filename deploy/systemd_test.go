@@ -29,7 +29,7 @@ After=basic.target
 Type=oneshot
 ExecStart=/rehearsal/play
 ExecStopPost=/bin/systemctl --no-block poweroff
-TimeoutStartSec=280
+TimeoutStartSec=600
 `
 
 // play is the operator. Each line of results is a name and a value; what must come true is waited for, 60 s at most.

@@ -81,7 +81,7 @@ func abandoned(t *testing.T, mode string) (name string, process *exec.Cmd, end f
 
 func waitFor(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); {
+	for deadline := time.Now().Add(60 * time.Second); !condition(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)
 		}
@@ -195,7 +195,7 @@ func TestBareLinkJoinsTwoNamespaces(t *testing.T) {
 		}
 	}
 	echo(t, two, lab.Client, "[fd00:77::2]:7")
-	if err := one.WaitTCP(t.Context(), lab.Client, "[fd00:77::2]:7", 10*time.Second); err != nil {
+	if err := one.WaitTCP(t.Context(), lab.Client, "[fd00:77::2]:7", 60*time.Second); err != nil {
 		t.Error(err)
 	}
 	if _, err := lab.Up(t.Context(), lab.Config{Name: bare.Name, Ends: &[2]link.End{{Device: "x"}, {Device: "y"}}}); !errors.Is(err, lab.ErrExists) {

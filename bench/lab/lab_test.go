@@ -49,7 +49,7 @@ func TestClientReachesServerOverTheLink(t *testing.T) {
 		net.JoinHostPort(lab.ServerIP4, "7"), net.JoinHostPort(lab.ServerIP6, "7"),
 		net.JoinHostPort(lab.ServerAddr(2).String(), "7"), net.JoinHostPort(lab.ServerAddr6(2).String(), "7"),
 	} {
-		if err := l.WaitTCP(t.Context(), lab.Client, address, 10*time.Second); err != nil {
+		if err := l.WaitTCP(t.Context(), lab.Client, address, 60*time.Second); err != nil {
 			t.Fatal(err)
 		}
 		conn, err := l.Dial(t.Context(), lab.Client, "tcp", address)
@@ -100,7 +100,7 @@ func TestCutLinkCarriesNothing(t *testing.T) {
 	l := labtest.Up(t, lab.Config{Link: "both delay=1ms"})
 	echo(t, l, lab.Server, ":7")
 	address := net.JoinHostPort(lab.ServerIP4, "7")
-	if err := l.WaitTCP(t.Context(), lab.Client, address, 10*time.Second); err != nil {
+	if err := l.WaitTCP(t.Context(), lab.Client, address, 60*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	labtest.SetLink(t, l, "both down")
@@ -108,7 +108,7 @@ func TestCutLinkCarriesNothing(t *testing.T) {
 		t.Fatal("connected over a cut link")
 	}
 	labtest.SetLink(t, l, "up")
-	if err := l.WaitTCP(t.Context(), lab.Client, address, 20*time.Second); err != nil {
+	if err := l.WaitTCP(t.Context(), lab.Client, address, 60*time.Second); err != nil {
 		t.Fatalf("the link is up again: %v", err)
 	}
 	err := l.SetLink(t.Context(), "both", "loss=lots")
