@@ -226,7 +226,7 @@ func Join(t testing.TB, a, b End) {
 // waitUp waits until the kernel has noticed the carrier; before, IPv6 does not use the interface.
 func (n *NS) waitUp(name string) {
 	n.t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if n.link(name).Attrs().OperState == netlink.OperUp {
 			return
 		}
