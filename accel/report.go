@@ -111,7 +111,7 @@ func (g *Gateway) peerSnapshot(p *member, active int) stats.Peer {
 			LiteralWireBytes: uint64(codec.LiteralInCoded),
 		},
 		FlowsActive: active,
-		MissRepairs: uint64(codec.Misses),
+		MissRepairs: uint64(codec.Repairs),
 		FrameErrors: uint64(counters.FrameErrors.Load()),
 	}
 	if out.State != stats.StateUp {

@@ -19,7 +19,7 @@ func (p *pair) oneFrame(from, to *side, data []byte, apart bool) []byte {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	out, end, err := d.Decode(nil, f, len(data))
+	out, end, err := d.Decode(nil, f, 0, len(data))
 	if err != nil || !end || !bytes.Equal(out, data) {
 		p.t.Fatalf("%d bytes of %d, end %v, %v", len(out), len(data), end, err)
 	}

@@ -20,6 +20,7 @@ type chaos struct {
 	flows  []*chaosFlow
 	shared [][]byte // contents that flows send pieces of
 	misses int
+	waits  int
 	frames int
 }
 
@@ -34,6 +35,7 @@ type chaosFlow struct {
 	decoded  uint64
 	acked    uint64
 	ended    bool
+	waiting  bool // the first frame on the wire waits in the decoder
 }
 
 type chaosFrame struct{ raw, payload []byte }
@@ -98,6 +100,9 @@ func (c *chaos) encode(f *chaosFlow) {
 		c.t.Fatalf("encode: %v", err)
 	}
 	f.sent++
+	if c.pick(4) > 0 {
+		f.enc.Sent(f.sent)
+	}
 	f.wire = append(f.wire, chaosFrame{raw, payload})
 }
 
@@ -106,10 +111,21 @@ func (c *chaos) decode(f *chaosFlow) {
 		return
 	}
 	fr := f.wire[0]
-	f.wire = f.wire[1:]
-	c.frames++
 	prefix := []byte("prefix")
-	out, end, err := f.dec.Decode(bytes.Clone(prefix), fr.payload, len(fr.raw))
+	var out []byte
+	var end bool
+	var err error
+	if f.waiting {
+		out, end, err = f.dec.Resume(!f.dec.Asked() && c.pick(10) == 0)
+	} else {
+		c.frames++
+		out, end, err = f.dec.Decode(bytes.Clone(prefix), fr.payload, f.decoded, len(fr.raw))
+	}
+	if f.waiting = errors.Is(err, ErrWait); f.waiting {
+		c.waits++
+		return
+	}
+	f.wire = f.wire[1:]
 	if err != nil {
 		miss := (*MissError)(nil)
 		if !errors.As(err, &miss) {
@@ -179,8 +195,11 @@ func (c *chaos) session() {
 
 // finish ends all flows and sends everything once more.
 func (c *chaos) finish() {
-	for len(c.flows) > 0 {
-		f := c.flows[0]
+	for rounds := 0; len(c.flows) > 0; rounds++ {
+		if rounds > 100_000 {
+			c.t.Fatalf("%d flows do not end", len(c.flows))
+		}
+		f := c.flows[rounds%len(c.flows)] // one may wait for another
 		c.encode(f)
 		c.decode(f)
 		c.ack(f)
@@ -192,10 +211,15 @@ func (c *chaos) finish() {
 
 // TestAnySplittingAndInterleaving has no damage, so no frame may miss either.
 func TestAnySplittingAndInterleaving(t *testing.T) {
+	waits, ahead, repairs := 0, int64(0), int64(0)
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.Uint64().Draw(t, "seed")
 		r := rand.New(rand.NewPCG(seed, 1))
 		p := newQuietPair(t, testConfig(""), testConfig(""))
+		if seed%4 > 0 {
+			p.features = AllFeatures
+			p.begin()
+		}
 		c := newChaos(p, r.IntN)
 		for range 400 {
 			c.step()
@@ -209,12 +233,22 @@ func TestAnySplittingAndInterleaving(t *testing.T) {
 		if c.misses > 0 {
 			t.Fatalf("%d misses without any damage", c.misses)
 		}
+		waits += c.waits
+		ahead += p.a.Stats().AheadFrames + p.b.Stats().AheadFrames
+		repairs += p.a.Stats().Repairs + p.b.Stats().Repairs
+		if n := p.a.Stats().RepairKeptBytes + p.b.Stats().RepairKeptBytes; n != 0 {
+			t.Fatalf("%d bytes are kept of frames that are through", n)
+		}
 	})
+	t.Logf("%d frames referred ahead, %d waits, %d repairs", ahead, waits, repairs)
+	if ahead == 0 || waits == 0 || repairs == 0 {
+		t.Error("no frame waited, or none was repaired: the test shows nothing")
+	}
 }
 
 // TestDamage restarts and damages either side's cache at any moment.
 func TestDamage(t *testing.T) {
-	first, seeds := uint64(0), uint64(2)
+	first, seeds := uint64(0), uint64(3)
 	if s := os.Getenv("WANPAIR_DAMAGE_SEEDS"); s != "" { // "first,count" for longer runs
 		if _, err := fmt.Sscanf(s, "%d,%d", &first, &seeds); err != nil {
 			t.Fatal(err)
@@ -226,6 +260,10 @@ func TestDamage(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 2))
 			dirA, dirB := t.TempDir(), t.TempDir()
 			p := newQuietPair(t, smallConfig(dirA), smallConfig(dirB))
+			if seed%3 > 0 {
+				p.features = AllFeatures
+				p.begin()
+			}
 			c := newChaos(p, r.IntN)
 			for range 4 {
 				for range 250 {
@@ -255,7 +293,11 @@ func TestDamage(t *testing.T) {
 			c.finish()
 			p.shut(p.a)
 			p.shut(p.b)
-			t.Logf("%d frames, %d misses", c.frames, c.misses)
+			repairs := p.a.Stats().Repairs + p.b.Stats().Repairs
+			t.Logf("%d frames, %d misses, %d repairs", c.frames, c.misses, repairs)
+			if p.features.Repair && c.misses > 0 {
+				t.Errorf("%d misses where the other side could have been asked", c.misses)
+			}
 		})
 	}
 }

@@ -71,6 +71,9 @@ type Codec struct {
 	closed bool
 	sess   atomic.Pointer[session]
 
+	repairs repairs
+	parking parking
+
 	writer   writer   // own log
 	receiver receiver // peer's log
 	evict    evictor
@@ -78,6 +81,7 @@ type Codec struct {
 	flows struct {
 		sync.Mutex
 		encoders map[*Encoder]struct{}
+		byFlow   map[uint64]*Encoder
 		ids      uint64
 	}
 
@@ -94,6 +98,8 @@ func Open(cfg Config) (*Codec, error) {
 	}
 	c := &Codec{cfg: cfg, plan: plan(cfg), stop: make(chan struct{}), scratch: make(chan *scratch, cfg.Concurrency)}
 	c.flows.encoders = map[*Encoder]struct{}{}
+	c.flows.byFlow = map[uint64]*Encoder{}
+	c.repairs.limit = cfg.RepairBytes
 	for range cfg.Concurrency {
 		c.scratch <- nil // made when first borrowed
 	}
@@ -189,8 +195,10 @@ func (c *Codec) strike(log uint8, blocks []uint64) {
 		if l.ledger.Struck(b) && l.ledger.Mine(b) == 0 {
 			continue
 		}
-		l.ledger.Strike(b)
-		l.ledger.SetMine(b, 0)
+		if l.ledger.Known(b) { // else it need not be forbidden, and a peer could make the table grow by naming any block
+			l.ledger.Strike(b)
+			l.ledger.SetMine(b, 0)
+		}
 		c.stats.struck.Add(1)
 		c.store.Forget(history.Key{Log: log, Number: b}, 0)
 		if log == own {
@@ -198,6 +206,7 @@ func (c *Codec) strike(log uint8, blocks []uint64) {
 			continue
 		}
 		c.receiver.forget(b)
+		c.parking.closed(b)
 		retract.Ranges = append(retract.Ranges, token.Range{First: b, Count: 1})
 		if len(retract.Ranges) == token.MaxRanges {
 			c.post(&retract)

@@ -40,6 +40,9 @@ type Decoder struct {
 
 	mu     sync.Mutex // held by Decode, so that Close does not take the stream away under it
 	stream *literal.Decoder
+	held   *held // the frame that waits
+	ready  chan struct{}
+	void   atomic.Bool // what the frame waits for does not come
 }
 
 // NewDecoder returns the decoder of a flow's receiving direction, in the running session.
@@ -57,65 +60,89 @@ func (c *Codec) NewDecoder(flow uint64) *Decoder {
 func (d *Decoder) Close() {
 	d.gone.Store(true)
 	d.mu.Lock()
+	d.c.parking.leave(d)
+	d.held = nil
 	d.endStream()
 	d.mu.Unlock()
 }
 
-// Decode appends the raw bytes of one frame to dst, rawLen of them, verified. end says that the frame was the direction's last and that
-// length and hash of the whole direction agree. The error is ErrGrammar, ErrChecksum, a *MissError, ErrSession or ErrClosed; dst is then
 // Silence leaves the direction out of the matched and literal bytes of Stats. Any goroutine.
 func (d *Decoder) Silence() { d.silent.Store(true) }
 
-// not to be used, nothing was stored, and every later call fails too.
-func (d *Decoder) Decode(dst, payload []byte, rawLen int) (out []byte, end bool, err error) {
+// Decode appends the raw bytes of the frame with a number, rawLen of them, to dst, verified. end says that the frame was the direction's last and
+// that length and hash of the whole direction agree. With ErrWait the frame is not through: dst and payload stay borrowed until Resume, or Close. Any
+// other error is ErrGrammar, ErrChecksum, a *MissError, ErrSession or ErrClosed; dst is then not to be used, nothing was stored, and every later
+// call fails too.
+func (d *Decoder) Decode(dst, payload []byte, number uint64, rawLen int) (out []byte, end bool, err error) {
+	return d.work(func(sc *scratch) ([]byte, error) {
+		if d.held != nil {
+			return nil, fmt.Errorf("%w: frame %d waits", ErrClosed, d.held.number)
+		}
+		return d.decode(&held{payload: payload, number: number, out: dst, base: len(dst), start: d.cursor}, rawLen, sc)
+	})
+}
+
+// work runs f, which is to decode a frame, with what that takes.
+func (d *Decoder) work(f func(sc *scratch) ([]byte, error)) (out []byte, end bool, err error) {
 	c := d.c
 	c.life.RLock()
 	defer c.life.RUnlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	switch s := c.sess.Load(); {
 	case c.closed || d.gone.Load() || d.ended || d.failed:
 		return nil, false, ErrClosed
 	case s == nil || s != d.sess:
 		return nil, false, ErrSession
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	sc := c.borrow()
 	defer c.giveBack(sc)
-	out, err = d.decode(dst, payload, rawLen, sc)
-	if err != nil {
-		d.failed = true
+	switch out, err = f(sc); {
+	case errors.Is(err, ErrWait):
+		return nil, false, err
+	case err != nil:
+		d.failed, d.held = true, nil
 		c.stats.failed.Add(1)
 		return nil, false, err
 	}
 	return out, d.ended, nil
 }
 
-func (d *Decoder) decode(dst, payload []byte, rawLen int, sc *scratch) ([]byte, error) {
+func (d *Decoder) decode(h *held, rawLen int, sc *scratch) ([]byte, error) {
 	f := &sc.frame
-	if err := f.Parse(payload); err != nil {
+	if err := f.Parse(h.payload); err != nil {
 		return nil, err
 	}
 	if f.RawBytes != rawLen {
 		return nil, fmt.Errorf("%w: frame of %d raw bytes where %d were announced", ErrGrammar, f.RawBytes, rawLen)
 	}
-	tokens, lits, err := d.unpack(f, sc)
+	tokens, err := d.unpackTokens(f, sc)
 	if err != nil {
 		return nil, err
 	}
-	n := len(dst)
-	out, err := d.resolve(slices.Grow(dst, rawLen), tokens, lits, sc)
+	lits, err := d.unpackLiterals(f, sc)
 	if err != nil {
 		return nil, err
 	}
-	raw := out[n:]
-	if xxhash.Sum64(raw) != f.Checksum {
-		return nil, d.blame(sc)
+	h.out = slices.Grow(h.out, rawLen)[:h.base+rawLen]
+	var l lack
+	if err := d.resolve(h.out[h.base:], tokens, lits, true, &l, sc); err != nil {
+		return nil, err
 	}
+	if len(l.parts) > 0 {
+		return nil, d.hold(h, &l)
+	}
+	return d.verify(h, sc)
+}
+
+// accept takes in a frame whose bytes agree with its checksum.
+func (d *Decoder) accept(raw []byte, sc *scratch) error {
+	f := &sc.frame
 	d.total += uint64(len(raw))
 	_, _ = d.digest.Write(raw) // never fails
 	if f.End {
 		if f.TotalBytes != d.total || f.TotalHash != d.digest.Sum64() {
-			return nil, fmt.Errorf("%w: whole direction", ErrChecksum)
+			return fmt.Errorf("%w: whole direction", ErrChecksum)
 		}
 		d.ended = true
 	}
@@ -126,34 +153,40 @@ func (d *Decoder) decode(dst, payload []byte, rawLen int, sc *scratch) ([]byte, 
 		d.c.stats.literalCodedIn.Add(int64(len(f.Literal)))
 		d.c.stats.matchedIn.Add(int64(len(raw) - f.LiteralRawBytes))
 	}
-	return out, nil
+	return nil
 }
 
-// unpack returns a frame's tokens and literals.
-func (d *Decoder) unpack(f *token.Frame, sc *scratch) (tokens, lits []byte, err error) {
-	tokens, lits = f.Tokens, f.Literal
-	if f.TokensZstd {
-		sc.packed = slices.Grow(sc.packed[:0], f.TokenRawBytes)
-		if tokens, err = d.c.pool.Decode(sc.packed, f.Tokens, f.TokenRawBytes); err != nil {
-			return nil, nil, fmt.Errorf("%w: tokens: %w", ErrGrammar, err)
-		}
+// unpackTokens returns a frame's tokens.
+func (d *Decoder) unpackTokens(f *token.Frame, sc *scratch) ([]byte, error) {
+	if !f.TokensZstd {
+		return f.Tokens, nil
 	}
+	sc.packed = slices.Grow(sc.packed[:0], f.TokenRawBytes)
+	tokens, err := d.c.pool.Decode(sc.packed, f.Tokens, f.TokenRawBytes)
+	if err != nil {
+		return nil, fmt.Errorf("%w: tokens: %w", ErrGrammar, err)
+	}
+	return tokens, nil
+}
+
+// unpackLiterals returns a frame's literals. A stream moves on by it: it is called once per frame.
+func (d *Decoder) unpackLiterals(f *token.Frame, sc *scratch) (lits []byte, err error) {
+	lits = f.Literal
 	switch f.Literals {
 	case token.Raw:
 	case token.Zstd:
 		sc.coded = slices.Grow(sc.coded[:0], f.LiteralRawBytes)
-		if lits, err = d.c.pool.Decode(sc.coded, f.Literal, f.LiteralRawBytes); err != nil {
-			return nil, nil, fmt.Errorf("%w: literals: %w", ErrGrammar, err)
-		}
+		lits, err = d.c.pool.Decode(sc.coded, f.Literal, f.LiteralRawBytes)
 	default:
-		if lits, err = d.streamed(f, sc); err != nil {
-			return nil, nil, fmt.Errorf("%w: literals: %w", ErrGrammar, err)
-		}
+		lits, err = d.streamed(f, sc)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: literals: %w", ErrGrammar, err)
 	}
 	if f.ContextCloses || f.End {
 		d.endStream()
 	}
-	return tokens, lits, nil
+	return lits, nil
 }
 
 // streamed decodes the next piece of the flow's literal stream.
@@ -179,64 +212,80 @@ func (d *Decoder) endStream() {
 	}
 }
 
-// resolve appends the raw bytes that tokens and literals stand for and notes the copies in sc.matcher.spans.
-func (d *Decoder) resolve(out, tokens, lits []byte, sc *scratch) ([]byte, error) {
+// resolve puts the raw bytes that tokens and literals stand for into raw, notes the copies in sc.matcher.spans, and what it cannot resolve in l.
+// Without literals those are in their places already; without fill the copies are too.
+func (d *Decoder) resolve(raw, tokens, lits []byte, fill bool, l *lack, sc *scratch) error {
 	f := &sc.frame
 	spans := sc.matcher.spans[:0]
-	base, left := len(out), f.RawBytes
-	sc.matcher.view.reset(d.c, 0)
-	var missing []history.Key
+	at, left := 0, f.LiteralRawBytes // literals left
+	v := &sc.matcher.view
+	v.reset(d.c, 0)
 	for i := range f.Copies {
 		t, rest, err := d.cursor.Next(tokens)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		tokens = rest
-		if t.Literal > len(lits) || t.Literal+t.Length > left {
-			return nil, fmt.Errorf("%w: token beyond the frame's end", ErrGrammar)
+		if t.Literal > left || at+t.Literal+t.Length > len(raw) {
+			return fmt.Errorf("%w: token beyond the frame's end", ErrGrammar)
 		}
-		out = append(out, lits[:t.Literal]...)
-		lits = lits[t.Literal:]
-		left -= t.Literal + t.Length
-		s := span{src: len(out) - base, n: t.Length, log: 1 - t.Log, pos: t.Position}
+		if lits != nil {
+			copy(raw[at:], lits[:t.Literal])
+			lits = lits[t.Literal:]
+		}
+		at, left = at+t.Literal, left-t.Literal
+		s := span{src: at, n: t.Length, log: 1 - t.Log, pos: t.Position}
 		s.again = f.Again == token.AgainAll || f.Again == token.AgainBitmap && f.Bitmap[i/8]>>(i%8)&1 != 0
 		spans = append(spans, s)
-		var lack history.Key
-		var ok bool
-		if out, lack, ok = sc.matcher.view.appendCopy(out, s.log, s.pos, s.n); !ok && !slices.Contains(missing, lack) {
-			missing = append(missing, lack)
+		if fill {
+			d.copyInto(raw[at:at+t.Length], s, l, v)
 		}
+		at += t.Length
 	}
 	sc.matcher.spans = spans
 	switch {
 	case len(tokens) != 0:
-		return nil, fmt.Errorf("%w: tokens left over", ErrGrammar)
-	case len(lits) != left:
-		return nil, fmt.Errorf("%w: trailing literals of %d bytes where %d are wanted", ErrGrammar, len(lits), left)
-	case len(missing) > 0:
-		return nil, d.miss(missing)
+		return fmt.Errorf("%w: tokens left over", ErrGrammar)
+	case left != len(raw)-at:
+		return fmt.Errorf("%w: trailing literals of %d bytes where %d are wanted", ErrGrammar, left, len(raw)-at)
 	}
-	d.cursor.Trail(len(lits))
-	return append(out, lits...), nil
+	copy(raw[at:], lits)
+	d.cursor.Trail(left)
+	return nil
 }
 
-// appendCopy appends n bytes of a log from pos on. What is missing it names, and appends as many zeros.
-func (v *view) appendCopy(out []byte, log uint8, pos uint64, n int) ([]byte, history.Key, bool) {
-	for n > 0 {
-		s := v.resolve(log, pos>>history.BlockShift)
-		off := int(pos % history.BlockBytes)
-		if off >= len(s.data) {
-			return append(out, make([]byte, n)...), s.key, false
+// copyInto resolves one copy.
+func (d *Decoder) copyInto(dst []byte, s span, l *lack, v *view) {
+	n, number, length := v.copyTo(dst, s.log, s.pos)
+	if n == len(dst) {
+		return
+	}
+	l.add(s.src+n, len(dst)-n)
+	if s.log == peer && d.coming(number, length) {
+		if !l.coming {
+			l.coming, l.block, l.length = true, number, length
 		}
-		k := min(n, len(s.data)-off)
-		out = append(out, s.data[off:off+k]...)
-		pos += uint64(k)
-		n -= k
-		if n > 0 && pos%history.BlockBytes != 0 {
-			return append(out, make([]byte, n)...), s.key, false
+		return
+	}
+	l.lose(history.Key{Log: s.log, Number: number})
+}
+
+// copyTo fills dst with a log's bytes from pos on and returns how many it could; and, when not all, the block that lacks the rest and how
+// much of it the copy wants.
+func (v *view) copyTo(dst []byte, log uint8, pos uint64) (n int, number uint64, length int) {
+	for n < len(dst) {
+		number = pos >> history.BlockShift
+		s := v.resolve(log, number)
+		off := int(pos % history.BlockBytes)
+		if off < len(s.data) {
+			k := copy(dst[n:], s.data[off:])
+			n, pos, off = n+k, pos+uint64(k), off+k
+		}
+		if n < len(dst) && off < history.BlockBytes {
+			return n, number, min(off+len(dst)-n, history.BlockBytes)
 		}
 	}
-	return out, history.Key{}, true
+	return n, 0, 0
 }
 
 // resolve returns the slot of a block with all bytes that this side has of it: the sender answers for what it may refer to.
@@ -252,8 +301,8 @@ func (v *view) resolve(log uint8, number uint64) *slot {
 	return s
 }
 
-// miss strikes blocks that a frame refers to and that are not held.
-func (d *Decoder) miss(keys []history.Key) error {
+// strikeLost gives up blocks that a frame refers to and that are not held, or wrong.
+func (d *Decoder) strikeLost(keys []history.Key) {
 	for log := range uint8(2) {
 		var blocks []uint64
 		for _, k := range keys {
@@ -263,24 +312,27 @@ func (d *Decoder) miss(keys []history.Key) error {
 		}
 		d.c.strike(log, blocks)
 	}
+}
+
+// miss ends a flow for blocks that a frame refers to and that are not held.
+func (d *Decoder) miss(keys []history.Key) error {
+	d.strikeLost(keys)
 	d.c.stats.misses.Add(1)
 	return &MissError{Blocks: len(keys)}
 }
 
-// blame strikes all blocks that a frame with a wrong checksum refers to. Without any the frame itself is wrong.
-func (d *Decoder) blame(sc *scratch) error {
-	var keys []history.Key
+// blame strikes all blocks that a frame with a wrong checksum refers to.
+func (d *Decoder) blame(sc *scratch) error { return errors.Join(ErrChecksum, d.miss(d.referred(sc))) }
+
+// referred lists the blocks that a frame refers to.
+func (d *Decoder) referred(sc *scratch) []history.Key {
+	var l lack
 	for _, s := range sc.matcher.spans {
 		for b := s.pos >> history.BlockShift; b <= (s.pos+uint64(s.n)-1)>>history.BlockShift; b++ {
-			if k := (history.Key{Log: s.log, Number: b}); !slices.Contains(keys, k) {
-				keys = append(keys, k)
-			}
+			l.lose(history.Key{Log: s.log, Number: b})
 		}
 	}
-	if len(keys) == 0 {
-		return ErrChecksum
-	}
-	return errors.Join(ErrChecksum, d.miss(keys))
+	return l.lost
 }
 
 // store appends what the frame says to store to our copy of the peer's log.
@@ -312,6 +364,7 @@ func (d *Decoder) store(raw []byte, sc *scratch) {
 	for _, p := range pieces {
 		if p.block != nil {
 			l.ledger.SetBoth(p.block.Number, p.at+p.n)
+			c.parking.filled(p.block.Number, p.at+p.n)
 		}
 	}
 	d.scan(raw, sc)

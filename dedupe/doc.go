@@ -19,16 +19,21 @@
 // # Use
 //
 //	c, err := dedupe.Open(dedupe.Config{Dir: dir, SizeBytes: 64 << 30, MemoryBytes: 2 << 30})
-//	err = c.Begin(session.SendCodec)        // for every new session, before its frames
+//	err = c.Begin(session.SendCodec, common) // for every new session, before its frames; common is what both sides understand
 //	err = c.HandleMessage(msg)              // every CODEC message, in order, from one goroutine
 //
 //	e := c.NewEncoder(flow)
 //	frame, err := e.Encode(buf[:0], data, flow.NextNumber(), false) // then send it, once, in order
+//	e.Sent(next)                            // the transport has it: other flows may refer to what it stores
 //	e.Acked(next)                           // from the transport; any goroutine
 //	e.Close(true)                           // after END was encoded; false when the flow was aborted
 //
 //	d := c.NewDecoder(flow)
-//	out, end, err := d.Decode(buf[:0], payload, rawLen) // then acknowledge the frame's number
+//	out, end, err := d.Decode(buf[:0], payload, number, rawLen) // then acknowledge the frame's number
+//	for errors.Is(err, dedupe.ErrWait) {                        // it refers to bytes that are on their way, or were lost here
+//		late := wait(d.Ready(), deadline)
+//		out, end, err = d.Resume(late)
+//	}
 //
 // Encoders and decoders must be made after Begin. Before the peer's READY has come frames are literals only and store nothing; that costs
 // bytes, never an error, so flows need not wait. Close(true) may come before the last acknowledgements: call Acked until they are in.

@@ -80,7 +80,9 @@ type Encoder struct {
 	mu      sync.Mutex
 	block   *history.Block // being filled
 	pending []pending
-	closing bool // closed cleanly, waits for acknowledgements
+	kept    []kept // frames that the peer may need bytes of
+	shown   uint64 // what frames below store may be referred to by others
+	closing bool   // closed cleanly, waits for acknowledgements
 }
 
 // NewEncoder returns the encoder of a flow's sending direction, in the running session.
@@ -94,6 +96,7 @@ func (c *Codec) NewEncoder(flow uint64) *Encoder {
 	c.flows.ids++
 	e.id = c.flows.ids
 	c.flows.encoders[e] = struct{}{}
+	c.flows.byFlow[flow] = e
 	return e
 }
 
@@ -196,8 +199,11 @@ func (e *Encoder) encode(dst, src []byte, h *token.Header, sc *scratch, number u
 	}
 	if ready {
 		m.view.reset(c, e.id)
+		m.view.ahead = e.sess.features.Ahead && len(src) > shortFrameAhead
+		m.view.blind = e.sess.calm.blind()
 		m.run(e, src, anchor.Mask(density), max(minMatch, int(matchPerRatio*e.literalRatio())))
 		e.store(src, h, sc, number)
+		e.keep(src, sc, number)
 	} else {
 		m.plain(e, src)
 	}
@@ -328,10 +334,12 @@ func (e *Encoder) Acked(next uint64) {
 	e.c.life.RLock()
 	defer e.c.life.RUnlock()
 	raise(&e.acked, next)
+	e.mu.Lock()
+	e.forgetKept(next)
 	if !e.live() {
+		e.mu.Unlock()
 		return
 	}
-	e.mu.Lock()
 	i := 0
 	for ; i < len(e.pending) && e.pending[i].number < next; i++ {
 		p := e.pending[i]
@@ -387,8 +395,12 @@ func (e *Encoder) Close(clean bool) {
 	e.mu.Lock()
 	open, unacked := e.block, e.pending
 	e.block, e.pending = nil, nil
+	e.forgetKept(^uint64(0))
 	e.mu.Unlock()
 	if e.live() {
+		for _, p := range unacked {
+			e.c.logs[own].ledger.ForgetSent(p.block) // frames that other flows sent by now may miss it, and repair that
+		}
 		if open != nil {
 			e.c.sealOwn(open)
 		}
@@ -415,6 +427,7 @@ func (e *Encoder) release() {
 	e.mu.Lock()
 	b := e.block
 	e.block = nil
+	e.forgetKept(^uint64(0))
 	e.mu.Unlock()
 	if b != nil && e.live() {
 		e.c.handOn(b)
@@ -424,5 +437,8 @@ func (e *Encoder) release() {
 func (e *Encoder) unregister() {
 	e.c.flows.Lock()
 	delete(e.c.flows.encoders, e)
+	if e.c.flows.byFlow[e.flow] == e {
+		delete(e.c.flows.byFlow, e.flow)
+	}
 	e.c.flows.Unlock()
 }

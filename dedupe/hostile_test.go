@@ -23,7 +23,7 @@ func victim(t testing.TB) *Codec {
 			t.Error(err)
 		}
 	})
-	if err := c.Begin(func([]byte) error { return nil }); err != nil {
+	if err := c.Begin(func([]byte) error { return nil }, AllFeatures); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -54,6 +54,8 @@ func hostileSeeds(t testing.TB) (frames, messages [][]byte) {
 		{Kind: token.KindTail, Tail: 1 << 50},
 		{Kind: token.KindTailAck, Tail: 1 << 50},
 		{Kind: token.KindContexts, Contexts: 1 << 20},
+		{Kind: token.KindNeed, Flow: 1, Frame: 1, Parts: []token.Part{{Offset: 1, Length: MaxFrameBytes - 1}}},
+		{Kind: token.KindBytes, Flow: 1, Frame: 1, Offset: 4, Data: []byte("some")},
 	} {
 		messages = append(messages, m.Append(nil))
 	}
@@ -98,7 +100,17 @@ func FuzzHostilePeer(f *testing.F) {
 			if head.Parse(item) == nil && what%4 != 0 {
 				want = head.RawBytes // else the lie would end it at once
 			}
-			out, _, err := decoders[what%3].Decode(nil, item, want)
+			d := decoders[what%3]
+			out, _, err := d.Decode(nil, item, 1, want)
+			for late := range 5 { // bytes on their way, all copies, the whole frame
+				if !errors.Is(err, ErrWait) {
+					break
+				}
+				if late == 4 {
+					t.Fatal("the frame waits for ever")
+				}
+				out, _, err = d.Resume(true)
+			}
 			miss := (*MissError)(nil)
 			switch {
 			case err == nil && len(out) != want:
@@ -144,7 +156,7 @@ func TestHostilePeerHoldsNoMemory(t *testing.T) {
 		for i := range rounds {
 			for _, b := range frames {
 				d := c.NewDecoder(uint64(2 * i))
-				_, _, _ = d.Decode(dst, b, MaxFrameBytes) // whatever it says
+				_, _, _ = d.Decode(dst, b, 1, MaxFrameBytes) // whatever it says
 				d.Close()
 				sent += len(b)
 			}

@@ -46,6 +46,8 @@ type found struct {
 type view struct {
 	c     *Codec
 	self  uint64 // the encoder whose own unacknowledged bytes count too
+	ahead bool   // what other flows have sent counts too
+	blind bool   // nothing may be referenced
 	slots [16]slot
 }
 
@@ -58,7 +60,7 @@ type slot struct {
 
 // reset empties the view.
 func (v *view) reset(c *Codec, self uint64) {
-	v.c, v.self = c, self
+	v.c, v.self, v.ahead, v.blind = c, self, false, false
 	clear(v.slots[:])
 }
 
@@ -70,10 +72,13 @@ func (v *view) lookup(log uint8, number uint64) *slot {
 	}
 	*s = slot{key: history.Key{Log: log, Number: number}, full: true}
 	l := &v.c.logs[log]
-	if number < l.tail.Load()>>history.BlockShift {
+	if v.blind || number < l.tail.Load()>>history.BlockShift {
 		return s
 	}
 	limit := l.ledger.Both(number)
+	if v.ahead && log == own {
+		limit = l.ledger.Ahead(number)
+	}
 	if log == own {
 		if b := v.c.store.Hot(s.key); b != nil && v.self != 0 && b.Writer.Load() == v.self && !l.ledger.Struck(number) {
 			limit = b.Len()

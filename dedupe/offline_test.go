@@ -23,7 +23,7 @@ func TestStoreOffTakesBackShortBlocks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := d.Decode(nil, f, len(part)); err != nil {
+			if _, _, err := d.Decode(nil, f, n, len(part)); err != nil {
 				t.Fatal(err)
 			}
 			e.Acked(n + 1)

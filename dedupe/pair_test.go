@@ -26,6 +26,8 @@ type pair struct {
 	t    tester
 	a, b *side
 	flow uint64
+
+	features Features // of the next session
 }
 
 // testConfig is a small cache, on disk when dir is not empty.
@@ -77,10 +79,10 @@ func (p *pair) restart(s *side) {
 func (p *pair) begin() {
 	p.t.Helper()
 	p.a.inbox, p.b.inbox = nil, nil
-	if err := p.a.Begin(func(m []byte) error { p.b.inbox = append(p.b.inbox, m); return nil }); err != nil {
+	if err := p.a.Begin(func(m []byte) error { p.b.inbox = append(p.b.inbox, m); return nil }, p.features); err != nil {
 		p.t.Fatal(err)
 	}
-	if err := p.b.Begin(func(m []byte) error { p.a.inbox = append(p.a.inbox, m); return nil }); err != nil {
+	if err := p.b.Begin(func(m []byte) error { p.a.inbox = append(p.a.inbox, m); return nil }, p.features); err != nil {
 		p.t.Fatal(err)
 	}
 	p.pump()
@@ -125,7 +127,7 @@ func (p *pair) try(from, to *side, data []byte, frame int) (wire int, err error)
 			p.t.Fatal(err)
 		}
 		wire += len(f)
-		out, end, err := d.Decode(nil, f, len(part))
+		out, end, err := d.Decode(nil, f, n, len(part))
 		if err != nil {
 			e.Close(false)
 			p.pump()

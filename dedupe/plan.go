@@ -15,6 +15,7 @@ import (
 const (
 	DefaultSizeBytes   = 16 << 30
 	DefaultMemoryBytes = 512 << 20
+	DefaultRepairBytes = 64 << 20
 	MinSizeBytes       = 16 << 20
 	MinMemoryBytes     = 32 << 20
 	// MaxSizeBytes keeps a live log below the 2^40 positions an index entry can tell apart.
@@ -42,6 +43,7 @@ type Config struct {
 	MemoryBytes int64  // index, hot and open blocks, zstd contexts; default 512 MiB
 	Density     int    // one anchor in 2^Density bytes, 8 to 15; 0 follows from the sizes
 	Concurrency int    // encoders and decoders at work at once; default twice the processors
+	RepairBytes int64  // raw bytes kept of unacknowledged frames that refer to the history, beside MemoryBytes; default 64 MiB
 
 	// StoreCommand starts the process that keeps the history on disk: the program itself, with arguments that make it call
 	// remote.ServeChild. Without one the history is kept in this process, which a fault of the disk ends. StoreEnv is added to the
@@ -57,6 +59,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = DefaultMemoryBytes
+	}
+	if c.RepairBytes == 0 {
+		c.RepairBytes = DefaultRepairBytes
 	}
 	if c.Concurrency == 0 {
 		c.Concurrency = 2 * runtime.GOMAXPROCS(0)

@@ -17,6 +17,10 @@ type session struct {
 	mu   sync.Mutex // serialises send, so that messages keep their order
 	send func([]byte) error
 
+	features Features
+	fresh    atomic.Uint64 // first block of the peer's log that can be begun in this session
+	calm     calm
+
 	lender *literal.Lender
 	ready  atomic.Bool // the peer's opening exchange is complete: frames may refer and store
 	opened struct {    // guarded by Codec.life or HandleMessage's single caller
@@ -29,14 +33,15 @@ type session struct {
 
 // Begin starts a new session: encoders and decoders of the one before are dead, what they stored but nobody acknowledged no longer counts.
 // It sends the opening exchange through send and keeps send for later messages. send must queue reliably and in order, must not call
-// back into the codec, and may be called from any goroutine; msg belongs to it.
-func (c *Codec) Begin(send func(msg []byte) error) error {
+// back into the codec, and may be called from any goroutine; msg belongs to it. features are what both sides understand.
+func (c *Codec) Begin(send func(msg []byte) error, features Features) error {
 	c.life.Lock()
 	defer c.life.Unlock()
 	if c.closed {
 		return ErrClosed
 	}
-	s := &session{send: send, lender: c.pool.Lender(c.plan.StreamBytes, c.plan.StreamDecoders)}
+	features.Ahead = features.Ahead && features.Repair
+	s := &session{send: send, features: features, lender: c.pool.Lender(c.plan.StreamBytes, c.plan.StreamDecoders)}
 	c.sess.Store(nil)
 	for log := range uint8(2) {
 		for _, b := range c.store.Open(log) {
@@ -48,8 +53,10 @@ func (c *Codec) Begin(send func(msg []byte) error) error {
 	c.writer.reset()
 	c.receiver.reset()
 	c.evict.reset()
+	c.parking.reset()
 	c.flows.Lock()
 	clear(c.flows.encoders)
+	clear(c.flows.byFlow)
 	c.flows.Unlock()
 	c.store.SetHead(own, c.logs[own].head.Load())
 	c.store.SetHead(peer, c.logs[peer].head.Load())
@@ -152,6 +159,10 @@ func (c *Codec) HandleMessage(msg []byte) error {
 		c.onTailAck(m.Tail)
 	case token.KindContexts:
 		s.lender.Grant(m.Contexts)
+	case token.KindNeed:
+		c.onNeed(s, &m)
+	case token.KindBytes:
+		c.onBytes(&m)
 	default:
 		return fmt.Errorf("%w: message kind %d is not spoken yet", ErrGrammar, m.Kind)
 	}
@@ -190,6 +201,9 @@ func (c *Codec) onLog(s *session, log uint8, m *token.Message) error {
 		} else if m.Tail > l.tail.Load() {
 			c.dropBelow(peer, m.Tail)
 		}
+	}
+	if log == peer {
+		s.fresh.Store((l.head.Load() + history.BlockBytes - 1) >> history.BlockShift)
 	}
 	if s.opened.logs[0] && s.opened.logs[1] && !s.opened.told {
 		s.opened.told = true
@@ -242,6 +256,7 @@ func (c *Codec) eachHeld(l *logState, ranges []token.Range, f func(block uint64)
 // onSeal closes a block of the peer's log.
 func (c *Codec) onSeal(number uint64, length int) {
 	l := &c.logs[peer]
+	defer c.parking.closed(number)
 	had := l.ledger.Mine(number)
 	if had == 0 {
 		return

@@ -10,6 +10,9 @@ type counters struct {
 	stored, storedIn   atomic.Int64
 	cipher             atomic.Int64
 	misses, struck     atomic.Int64
+	repairs, repaired  atomic.Int64
+	needs              atomic.Int64
+	ahead, parked      atomic.Int64
 	failed             atomic.Int64
 	matchedIn          atomic.Int64
 	literalIn          atomic.Int64
@@ -30,7 +33,13 @@ type Stats struct {
 	Copies             int64 // number of copies sent
 	StoredBytes        int64 // added to the log we write
 	StoredPeerBytes    int64 // added to our copy of the peer's log
-	Misses             int64 // frames that referred to what was not held
+	Misses             int64 // frames that referred to what was not held and were not repaired: each ended its flow
+	Repairs            int64 // frames that referred to what was not held and were sent the bytes for
+	RepairedBytes      int64 // those bytes
+	Needs              int64 // how often the peer asked for bytes
+	AheadFrames        int64 // frames sent that refer to bytes under way
+	Waits              int64 // how often a frame that arrived waited for bytes under way
+	RepairKeptBytes    int64 // raw bytes of unacknowledged frames kept now
 	StruckBlocks       int64 // blocks given up, by us or by the peer
 	FailedFrames       int64 // frames that did not decode
 	CacheBytes         int64 // on disk now
@@ -67,6 +76,12 @@ func (c *Codec) Stats() Stats {
 		StoredBytes:        c.stats.stored.Load(),
 		StoredPeerBytes:    c.stats.storedIn.Load(),
 		Misses:             c.stats.misses.Load(),
+		Repairs:            c.stats.repairs.Load(),
+		RepairedBytes:      c.stats.repaired.Load(),
+		Needs:              c.stats.needs.Load(),
+		AheadFrames:        c.stats.ahead.Load(),
+		Waits:              c.stats.parked.Load(),
+		RepairKeptBytes:    c.repairs.bytes.Load(),
 		StruckBlocks:       c.stats.struck.Load(),
 		FailedFrames:       c.stats.failed.Load(),
 		CacheBytes:         z.Disk,

@@ -90,6 +90,13 @@ func (f *Flow) Session() *Session { return f.s }
 // OpenBody is what the initiator said in its first frame.
 func (f *Flow) OpenBody() []byte { return f.openBody }
 
+// Answered says whether the responder's first frame has arrived.
+func (f *Flow) Answered() bool {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	return f.answered
+}
+
 // Done is closed when the flow is over: both directions ended and
 // acknowledged, or aborted.
 func (f *Flow) Done() <-chan struct{} { return f.done }

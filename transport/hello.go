@@ -23,9 +23,9 @@ const (
 
 // Feature bits of the hello.
 const (
-	FeatureUnackedReferences uint64 = 1 << 0 // references to unacknowledged bytes [later]
+	FeatureUnackedReferences uint64 = 1 << 0 // references to unacknowledged bytes
 	FeatureStreamingLiterals uint64 = 1 << 1 // streaming literal contexts
-	FeatureRepair            uint64 = 1 << 2 // NEED and BYTES [later]
+	FeatureRepair            uint64 = 1 << 2 // NEED and BYTES
 	FeatureFrameAcks         uint64 = 1 << 3 // acknowledgements in frames
 )
 

@@ -53,6 +53,28 @@ const (
 	echoRetry    = 50 * time.Millisecond // after an echo that could not be sent or failed
 )
 
+// repairShare is the part of the credit budget that raw bytes of unacknowledged frames may take, so that the peer can be sent what it misses.
+const repairShare = 4
+
+// featureBits are the hello's bits for features of the codec.
+func featureBits(f dedupe.Features) (bits uint64) {
+	if f.Ahead {
+		bits |= transport.FeatureUnackedReferences
+	}
+	if f.Repair {
+		bits |= transport.FeatureRepair
+	}
+	return bits
+}
+
+// common is what both sides understand.
+func common(own dedupe.Features, theirs uint64) dedupe.Features {
+	return dedupe.Features{
+		Ahead:  own.Ahead && theirs&transport.FeatureUnackedReferences != 0,
+		Repair: own.Repair && theirs&transport.FeatureRepair != 0,
+	}
+}
+
 // ErrNotUp says that a flow cannot be opened now; its connection goes raw.
 var ErrNotUp = errors.New("peer is not up")
 
@@ -62,6 +84,8 @@ type Config struct {
 	Log   *slog.Logger
 	Link  transport.LinkConfig
 	Cache dedupe.Config
+	// Features are what this side says it understands; nil is all that there is.
+	Features *dedupe.Features
 	// Serve handles a flow the other side opened, in a goroutine of its own; it must end by calling Stream.Close.
 	Serve func(context.Context, *Stream)
 }
@@ -75,6 +99,8 @@ type Peer struct {
 	serve   func(context.Context, *Stream)
 	began   chan *transport.Session
 	buffers buffers
+
+	features dedupe.Features // of this side
 
 	mu      sync.Mutex
 	current *session // nil while no session is ready to open flows
@@ -97,6 +123,9 @@ type Counters struct {
 
 // New opens the peer's cache and prepares its link. It starts nothing.
 func New(cfg Config) (*Peer, error) {
+	if cfg.Cache.RepairBytes == 0 && cfg.Link.CreditBudgetBytes > 0 {
+		cfg.Cache.RepairBytes = cfg.Link.CreditBudgetBytes / repairShare
+	}
 	codec, err := dedupe.Open(cfg.Cache)
 	if err != nil {
 		return nil, fmt.Errorf("peer %s: cache: %w", cfg.Name, err)
@@ -108,6 +137,11 @@ func New(cfg Config) (*Peer, error) {
 		serve: cfg.Serve,
 		began: make(chan *transport.Session, 1),
 	}
+	p.features = dedupe.AllFeatures
+	if cfg.Features != nil {
+		p.features = *cfg.Features
+	}
+	cfg.Link.Hello.Features |= featureBits(p.features)
 	cfg.Link.Log = p.log
 	cfg.Link.OnSession = p.sessionBegan
 	if p.link, err = transport.NewLink(cfg.Link); err != nil {
@@ -206,7 +240,7 @@ func (p *Peer) serveSessions(ctx context.Context) error {
 // notice: a connection whose other end does not read, a dial under way. The next session does not wait for them.
 func (p *Peer) serveSession(ctx context.Context, ts *transport.Session) error {
 	s := &session{Session: ts, peer: p, streams: make(map[*Stream]struct{})}
-	if err := p.codec.Begin(ts.SendCodec); err != nil {
+	if err := p.codec.Begin(ts.SendCodec, common(p.features, ts.Peer().Features)); err != nil {
 		ts.End(err, transport.AbortInternal)
 		return fmt.Errorf("begin codec: %w", err)
 	}

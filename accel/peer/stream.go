@@ -94,6 +94,10 @@ func (t *Stream) Send(p []byte, end bool) error {
 	if _, err := t.flow.Send(encoded, len(p), end); err != nil {
 		return err
 	}
+	if !t.opened || t.flow.Answered() {
+		// Before the answer the other side is still connecting, and decodes nothing.
+		t.encoder.Sent(number + 1)
+	}
 	t.wanSent.Add(int64(len(encoded)))
 	t.trickle.sent(time.Now(), len(p), t.session.RTT())
 	if t.Request.Kind != echo {
@@ -116,15 +120,36 @@ func (t *Stream) Receive() (flow.Segment, error) {
 			continue
 		}
 		var segment flow.Segment
+		var waited wait
 		flow.Deep(func() { segment, err = t.decode(frame) })
+		for late := false; errors.Is(err, dedupe.ErrWait); {
+			if late, err = t.await(&waited); err != nil {
+				return flow.Segment{}, err // frame and segment stay with the decoder
+			}
+			flow.Deep(func() { segment, err = t.resume(frame, late) })
+		}
 		return segment, err
 	}
 }
 
-// decode verifies a frame and acknowledges it.
+// decode decodes a frame that has arrived.
 func (t *Stream) decode(frame transport.Frame) (flow.Segment, error) {
 	buffer := t.session.peer.buffers.segment(frame.RawLen)
-	data, end, err := t.decoder.Decode(buffer, frame.Payload, frame.RawLen)
+	data, end, err := t.decoder.Decode(buffer, frame.Payload, frame.Number, frame.RawLen)
+	return t.decoded(frame, data, end, err)
+}
+
+// resume goes on with a frame that waited.
+func (t *Stream) resume(frame transport.Frame, late bool) (flow.Segment, error) {
+	data, end, err := t.decoder.Resume(late)
+	return t.decoded(frame, data, end, err)
+}
+
+// decoded acknowledges a frame that was decoded.
+func (t *Stream) decoded(frame transport.Frame, data []byte, end bool, err error) (flow.Segment, error) {
+	if errors.Is(err, dedupe.ErrWait) {
+		return flow.Segment{}, err
+	}
 	t.flow.Release(frame)
 	if err == nil && end != frame.Fin {
 		err = errEndMismatch

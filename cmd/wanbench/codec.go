@@ -219,10 +219,10 @@ func (b *codecBench) open() error {
 	}
 	b.near.WaitRebuilt()
 	b.far.WaitRebuilt()
-	if err := b.near.Begin(func(m []byte) error { b.toFar = append(b.toFar, m); return nil }); err != nil {
+	if err := b.near.Begin(func(m []byte) error { b.toFar = append(b.toFar, m); return nil }, dedupe.AllFeatures); err != nil {
 		return err
 	}
-	if err := b.far.Begin(func(m []byte) error { b.toNear = append(b.toNear, m); return nil }); err != nil {
+	if err := b.far.Begin(func(m []byte) error { b.toNear = append(b.toNear, m); return nil }, dedupe.AllFeatures); err != nil {
 		return err
 	}
 	return b.pump()
@@ -403,7 +403,7 @@ func (b *codecBench) decodeBatch() (err error) {
 	began := threadCPU()
 	for _, fr := range b.frames {
 		var end bool
-		if b.out, end, err = fr.flow.dec.Decode(b.out, b.wire[fr.wireAt:fr.wireAt+fr.wireLen], fr.rawLen); err != nil {
+		if b.out, end, err = fr.flow.dec.Decode(b.out, b.wire[fr.wireAt:fr.wireAt+fr.wireLen], fr.number, fr.rawLen); err != nil {
 			return fmt.Errorf("decode: %w", err)
 		}
 		if want := fr.flow.done && fr.number+1 == fr.flow.next; end != want {

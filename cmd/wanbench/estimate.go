@@ -165,7 +165,7 @@ func (e *estimator) send(flow *benchFlow, row *estimateRow, data []byte, end boo
 	if e.wire, err = flow.enc.Encode(e.wire[:0], data, flow.next, end); err != nil {
 		return fmt.Errorf("encode: %w", err)
 	}
-	if e.out, _, err = flow.dec.Decode(e.out[:0], e.wire, len(data)); err != nil {
+	if e.out, _, err = flow.dec.Decode(e.out[:0], e.wire, flow.next, len(data)); err != nil {
 		return fmt.Errorf("decode: %w", err)
 	}
 	flow.next++

@@ -1,7 +1,7 @@
 // Package ledger keeps, for every block of one log, how many of its bytes each of the two sides holds.
 //
 // What a side holds of a block is a prefix, so one number per block and side says it all. A reference is allowed inside the shorter of the
-// two ([Table.Both]). A block can be struck: then neither side's bytes count until the end of the session, whatever acknowledgements arrive later.
+// two ([Table.Both]), or, where the other side waits for what is under way, inside what was sent ([Table.Ahead]). A block can be struck: then neither side's bytes count until the end of the session, whatever acknowledgements arrive later.
 //
 // The table promises to be cheap at the size of a full cache: eight bytes per block, read without locks; four million blocks (1 TiB) take 32 MiB.
 package ledger
@@ -22,10 +22,11 @@ const (
 
 	lengthBits = 20
 	lengthMask = 1<<lengthBits - 1
-	struckBit  = 1 << (2 * lengthBits)
+	sentShift  = 2 * lengthBits
+	struckBit  = 1 << (3 * lengthBits)
 )
 
-// page holds the words of 4096 neighbouring blocks: mine in the low 20 bits, theirs above, then the struck mark.
+// page holds the words of 4096 neighbouring blocks: mine in the low 20 bits, above it theirs, then sent, then the struck mark.
 type page [pageSize]atomic.Uint64
 
 // Table is one log's ledger. The zero value is ready to use.
@@ -108,6 +109,23 @@ func (t *Table) SetBoth(block uint64, n int) {
 	})
 }
 
+// RaiseSent notes that the first n bytes are on their way to the other side. It never lowers what is known.
+func (t *Table) RaiseSent(block uint64, n int) {
+	update(t.make(block), func(v uint64) uint64 {
+		if uint64(n) <= v>>sentShift&lengthMask {
+			return v
+		}
+		return v&^(lengthMask<<sentShift) | uint64(n)&lengthMask<<sentShift
+	})
+}
+
+// ForgetSent says that what is on its way may not arrive.
+func (t *Table) ForgetSent(block uint64) {
+	if w := t.word(block); w != nil {
+		update(w, func(v uint64) uint64 { return v &^ (lengthMask << sentShift) })
+	}
+}
+
 // Mine returns the number of bytes this side holds.
 func (t *Table) Mine(block uint64) int {
 	if w := t.word(block); w != nil {
@@ -135,6 +153,25 @@ func (t *Table) Both(block uint64) int {
 		return 0
 	}
 	return int(min(v&lengthMask, v>>lengthBits&lengthMask))
+}
+
+// Ahead returns how much of a block may be referenced towards a side that waits for bytes under way: Both, and what was sent.
+func (t *Table) Ahead(block uint64) int {
+	w := t.word(block)
+	if w == nil {
+		return 0
+	}
+	v := w.Load()
+	if v&struckBit != 0 {
+		return 0
+	}
+	return int(min(v&lengthMask, max(v>>lengthBits&lengthMask, v>>sentShift&lengthMask)))
+}
+
+// Known tells whether either side is known to hold something of a block, or it was struck.
+func (t *Table) Known(block uint64) bool {
+	w := t.word(block)
+	return w != nil && w.Load() != 0
 }
 
 // Strike forbids references to a block until ForgetTheirs.

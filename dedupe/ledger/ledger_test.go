@@ -12,8 +12,8 @@ import (
 
 // entry is the slow model's view of a block.
 type entry struct {
-	mine, theirs int
-	struck       bool
+	mine, theirs, sent int
+	struck             bool
 }
 
 func (e entry) both() int {
@@ -21,6 +21,13 @@ func (e entry) both() int {
 		return 0
 	}
 	return min(e.mine, e.theirs)
+}
+
+func (e entry) ahead() int {
+	if e.struck {
+		return 0
+	}
+	return min(e.mine, max(e.theirs, e.sent))
 }
 
 // TestModel drives table and model with the same random operations.
@@ -36,7 +43,7 @@ func TestModel(t *testing.T) {
 			b := block.Draw(t, "b")
 			n := length.Draw(t, "n")
 			e := model[b]
-			switch rapid.IntRange(0, 7).Draw(t, "op") {
+			switch rapid.IntRange(0, 9).Draw(t, "op") {
 			case 0:
 				tab.SetMine(b, n)
 				e.mine = n
@@ -48,7 +55,7 @@ func TestModel(t *testing.T) {
 				e.theirs = max(e.theirs, n)
 			case 3:
 				tab.SetBoth(b, n)
-				e.mine, e.theirs = n, n
+				e.mine, e.theirs, e.sent = n, n, 0
 			case 4:
 				tab.Strike(b)
 				e.struck = true
@@ -57,7 +64,7 @@ func TestModel(t *testing.T) {
 				for k, v := range model {
 					model[k] = entry{mine: v.mine}
 				}
-				e.theirs, e.struck = 0, false
+				e.theirs, e.sent, e.struck = 0, 0, false
 			case 6:
 				tab.DropBelow(b)
 				for k := range model {
@@ -66,6 +73,12 @@ func TestModel(t *testing.T) {
 					}
 				}
 			case 7:
+				tab.RaiseSent(b, n)
+				e.sent = max(e.sent, n)
+			case 8:
+				tab.ForgetSent(b)
+				e.sent = 0
+			case 9:
 				if rapid.IntRange(0, 9).Draw(t, "really") == 0 {
 					tab.Clear()
 					clear(model)
@@ -75,7 +88,7 @@ func TestModel(t *testing.T) {
 			model[b] = e
 		}
 		for b, e := range model {
-			if tab.Mine(b) != e.mine || tab.Theirs(b) != e.theirs || tab.Struck(b) != e.struck || tab.Both(b) != e.both() {
+			if tab.Mine(b) != e.mine || tab.Theirs(b) != e.theirs || tab.Struck(b) != e.struck || tab.Both(b) != e.both() || tab.Ahead(b) != e.ahead() {
 				t.Fatalf("block %d: mine %d theirs %d struck %v both %d, want %+v", b, tab.Mine(b), tab.Theirs(b), tab.Struck(b), tab.Both(b), e)
 			}
 		}

@@ -18,8 +18,8 @@ const (
 	KindTail     Kind = 6
 	KindTailAck  Kind = 7
 	KindContexts Kind = 8
-	KindNeed     Kind = 9  // not spoken yet
-	KindBytes    Kind = 10 // not spoken yet
+	KindNeed     Kind = 9
+	KindBytes    Kind = 10
 	KindNewLog   Kind = 11 // not spoken yet
 )
 
@@ -35,6 +35,9 @@ type Short struct {
 	Length int
 }
 
+// Part is a stretch of a frame's raw bytes.
+type Part struct{ Offset, Length int }
+
 // Message is any codec message; Kind says which fields count.
 type Message struct {
 	Kind     Kind
@@ -48,6 +51,11 @@ type Message struct {
 	Block    uint64 // Seal
 	Length   int    // Seal
 	Contexts int
+	Flow     uint64 // Need, Bytes
+	Frame    uint64 // Need, Bytes
+	Parts    []Part // Need: ascending, not overlapping
+	Offset   int    // Bytes: in the frame's raw bytes
+	Data     []byte // Bytes: part of the message; empty says that the frame is not kept
 }
 
 // maxBlock bounds block numbers as maxPosition bounds positions.
@@ -80,6 +88,19 @@ func (m *Message) Append(dst []byte) []byte {
 		dst = binary.AppendUvarint(dst, m.Tail)
 	case KindContexts:
 		dst = binary.AppendUvarint(dst, uint64(m.Contexts))
+	case KindNeed:
+		dst = binary.AppendUvarint(dst, m.Flow)
+		dst = binary.AppendUvarint(dst, m.Frame)
+		dst = binary.AppendUvarint(dst, uint64(len(m.Parts)))
+		for _, p := range m.Parts {
+			dst = binary.AppendUvarint(dst, uint64(p.Offset))
+			dst = binary.AppendUvarint(dst, uint64(p.Length))
+		}
+	case KindBytes:
+		dst = binary.AppendUvarint(dst, m.Flow)
+		dst = binary.AppendUvarint(dst, m.Frame)
+		dst = binary.AppendUvarint(dst, uint64(m.Offset))
+		dst = append(dst, m.Data...)
 	}
 	return dst
 }
@@ -129,6 +150,14 @@ func ParseMessage(src []byte) (Message, error) {
 		m.Tail = r.uvarint(maxPosition)
 	case KindContexts:
 		m.Contexts = int(r.uvarint(1 << 16))
+	case KindNeed:
+		m.Flow, m.Frame = r.uvarint(^uint64(0)), r.uvarint(^uint64(0))
+		m.Parts = r.parts()
+	case KindBytes:
+		m.Flow, m.Frame = r.uvarint(^uint64(0)), r.uvarint(^uint64(0))
+		m.Offset = int(r.uvarint(MaxRawBytes))
+		m.Data = r.bytes(min(len(r.b), MaxDataBytes)) // what is longer is left over, and refused
+		r.bad = r.bad || m.Offset+len(m.Data) > MaxRawBytes
 	default:
 		return Message{}, fault("message of an unknown kind")
 	}
@@ -144,6 +173,23 @@ func (r *reader) which() uint8 {
 		r.bad = true
 	}
 	return w
+}
+
+// parts reads stretches of a frame that ascend and do not overlap.
+func (r *reader) parts() (out []Part) {
+	n := int(r.uvarint(uint64(min(MaxParts, len(r.b)/2))))
+	out = slices.Grow(out, n)
+	at := 0
+	for range n {
+		p := Part{int(r.uvarint(MaxRawBytes)), int(r.uvarint(MaxRawBytes))}
+		if r.bad || p.Offset < at || p.Length == 0 || p.Offset+p.Length > MaxRawBytes {
+			r.bad = true
+			return nil
+		}
+		at = p.Offset + p.Length
+		out = append(out, p)
+	}
+	return out
 }
 
 func (r *reader) ranges() (out []Range) {

@@ -19,6 +19,8 @@ const (
 	MaxStores         = 8
 	MaxTokenRawBytes  = 1 << 20
 	MaxRanges         = 4096
+	MaxParts          = 1024  // of a NEED
+	MaxDataBytes      = 64000 // of a BYTES
 	BlockBytes        = 1 << 18
 	BlockShift        = 18
 	MaxMessageBytes   = 65000

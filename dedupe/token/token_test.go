@@ -174,6 +174,8 @@ func TestMessages(t *testing.T) {
 		{Kind: KindTail, Tail: 1 << 33},
 		{Kind: KindTailAck, Tail: 0},
 		{Kind: KindContexts, Contexts: 32},
+		{Kind: KindNeed, Flow: 1 << 40, Frame: 7, Parts: []Part{{0, 1}, {1, 5}, {100, MaxRawBytes - 100}}},
+		{Kind: KindBytes, Flow: 9, Frame: 1 << 33, Offset: MaxRawBytes - 3, Data: []byte("abc")},
 	} {
 		got, err := ParseMessage(m.Append(nil))
 		if err != nil {
@@ -197,7 +199,9 @@ func TestMessagesRefused(t *testing.T) {
 	log := (&Message{Kind: KindLog, Tail: 5, Head: 4}).Append(nil)
 	many := binary.AppendUvarint([]byte{byte(KindRetract)}, MaxRanges)
 	for name, b := range map[string][]byte{
-		"empty": {}, "unknown": {99}, "need": {byte(KindNeed)}, "tail above head": log, "counts more than it has": many,
+		"empty": {}, "unknown": {99}, "need": {byte(KindNeed)}, "empty part": {byte(KindNeed), 1, 1, 1, 5, 0},
+		"parts overlap": {byte(KindNeed), 1, 1, 2, 0, 5, 4, 5}, "bytes beyond a frame": append((&Message{Kind: KindBytes, Offset: MaxRawBytes}).Append(nil), 1),
+		"more than a message's bytes": (&Message{Kind: KindBytes, Data: make([]byte, MaxDataBytes+1)}).Append(nil), "new log": {byte(KindNewLog)}, "tail above head": log, "counts more than it has": many,
 		"ready with a body": {byte(KindReady), 1}, "which 2": {byte(KindHeld), 2, 0, 0}, "cut": {byte(KindSeal), 1},
 	} {
 		if _, err := ParseMessage(b); !errors.Is(err, ErrGrammar) {
@@ -261,7 +265,7 @@ func FuzzTokens(f *testing.F) {
 func FuzzMessage(f *testing.F) {
 	for _, m := range []Message{
 		{Kind: KindLog, Head: 1 << 30}, {Kind: KindHeld, Ranges: []Range{{1, 2}}, Shorts: []Short{{3, 4}}}, {Kind: KindReady},
-		{Kind: KindSeal, Block: 3, Length: 5}, {Kind: KindRetract, Ranges: []Range{{1, 2}}}, {Kind: KindTail, Tail: 9}, {Kind: KindContexts, Contexts: 3},
+		{Kind: KindSeal, Block: 3, Length: 5}, {Kind: KindRetract, Ranges: []Range{{1, 2}}}, {Kind: KindTail, Tail: 9}, {Kind: KindContexts, Contexts: 3}, {Kind: KindNeed, Flow: 3, Frame: 2, Parts: []Part{{5, 6}}}, {Kind: KindBytes, Flow: 1, Frame: 1, Data: []byte("x")},
 	} {
 		f.Add(m.Append(nil))
 	}
