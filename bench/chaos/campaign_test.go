@@ -93,3 +93,29 @@ func (l lines) Write(p []byte) (int, error) {
 	l.t.Log(fmt.Sprintf("%s", p[:max(len(p)-1, 0)]))
 	return len(p), nil
 }
+
+// Forty readers take nothing while 80 MB are pushed at them: everything beside them and everything later is right, and memory stays within the budget. How
+// much others are slowed down is measured by wanbench stalled, not asserted here.
+func TestStalledReaders(t *testing.T) {
+	labtest.Require(t)
+	dir := t.TempDir()
+	binary := filepath.Join(dir, "wanpair")
+	if out, err := exec.Command("go", "build", "-o", binary, "wanpair/cmd/wanpair").CombinedOutput(); err != nil {
+		t.Fatalf("build the gateway: %v\n%s", err, out)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	result, err := chaos.Stall(ctx, chaos.StallPlan{Binary: binary, Dir: filepath.Join(dir, "stall"), Readers: 40, PushBytes: 80e6, Runs: 1, RunBytes: 1e6, Seed: 1, Log: lines{t}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log("\n" + result.Text())
+	if result.Whole != 40 {
+		t.Errorf("%d of 40 readers got everything", result.Whole)
+	}
+	for side, most := range result.MaxRSS {
+		if most > result.BudgetBytes {
+			t.Errorf("%s held %d MiB of %d", side, most>>20, result.BudgetBytes>>20)
+		}
+	}
+}

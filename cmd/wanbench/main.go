@@ -23,6 +23,7 @@ type commands struct {
 	List     listCmd     `cmd:"" help:"List scenarios, links and columns."`
 	Grid     gridCmd     `cmd:"" name:"link-grid" help:"Measure the tunnel beside plain TCP over a grid of rate, round trip, loss and queue: goodput, latency, cuts, fairness."`
 	Chaos    chaosCmd    `cmd:"" help:"Break everything at random while real traffic flows, and keep account of every byte."`
+	Stalled  stalledCmd  `cmd:"" help:"Push at a thousand readers that take nothing: what others get meanwhile, and what memory it takes."`
 	Report   reportCmd   `cmd:"" help:"Show results measured before: join runs, write the page and the document anew."`
 	Compare  compareCmd  `cmd:"" help:"Say what got better or worse beyond the noise between two runs; exit status 1 when something got worse."`
 	Estimate estimateCmd `cmd:"" help:"Say what wanpair would save on your own files or packet captures, without a second box."`
