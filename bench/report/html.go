@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html/template"
 	"slices"
+	"strings"
 )
 
 //go:embed page.html
@@ -35,7 +36,14 @@ type pageView struct {
 	Legend   []legendView
 	Links    []linkView
 	LinkTOC  bool
+	Codec    codecView
 	Comments []About
+}
+
+type codecView struct {
+	Text string
+	Head []string
+	Rows [][]string
 }
 
 type targetView struct {
@@ -99,6 +107,7 @@ func (r *Report) page(about []About, targets []Target) pageView {
 		}
 		view.Links = append(view.Links, one)
 	}
+	view.Codec = codecView{Text: strings.ReplaceAll(codecText, "`", ""), Head: codecHead, Rows: r.codecCells()}
 	view.LinkTOC = len(view.Links) > 1
 	return view
 }

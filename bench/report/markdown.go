@@ -41,6 +41,7 @@ func (r *Report) Markdown(about []About, targets []Target) string {
 		fmt.Fprintf(&b, "\n## %s\n\n", link)
 		r.markdownLink(&b, link, about)
 	}
+	r.markdownCodec(&b)
 	if len(about) > 0 {
 		b.WriteString("\n## Scenarios\n\n")
 		for _, a := range about {

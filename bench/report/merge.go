@@ -13,6 +13,7 @@ func Merge(reports ...*Report) *Report {
 				all.Notes = append(all.Notes, note)
 			}
 		}
+		all.Codec = append(all.Codec, r.Codec...)
 		for i := range r.Rows {
 			*all.Row(r.Rows[i].Key) = r.Rows[i]
 		}

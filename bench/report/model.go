@@ -32,6 +32,8 @@ type Report struct {
 	Seed  uint64   `json:"seed"`
 	Rows  []Row    `json:"rows"`
 	Notes []string `json:"notes,omitempty"`
+	// Codec are the groups of files that the codec alone was measured with.
+	Codec [][]CodecRow `json:"codec,omitempty"`
 }
 
 // Machine says what the report was measured on, and what.

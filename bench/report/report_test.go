@@ -265,3 +265,31 @@ func TestNiceStep(t *testing.T) {
 		}
 	})
 }
+
+func TestCodecTable(t *testing.T) {
+	dir := t.TempDir()
+	write := func(text string) string {
+		path := filepath.Join(dir, "codec.json")
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	rows, err := ReadCodec(write(`[{"file":"/a/b/source/one.tar","raw_bytes":1000000,"wire_bytes":1000,"ratio":1000,"encode_mb_per_cpu_second":99.6,"decode_mb_per_cpu_second":400,"verified":true}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := Merge(&Report{Codec: [][]CodecRow{rows}})
+	if text := r.Markdown(nil, nil); !strings.Contains(text, "| source/one.tar | 1.00 MB | 1.00 kB | 1000x | 100 | 400 |") {
+		t.Error(text)
+	}
+	page, err := r.HTML(nil, nil)
+	if err != nil || !strings.Contains(string(page), "<td>source/one.tar</td><td>1.00 MB</td>") {
+		t.Errorf("%s: %v", page, err)
+	}
+	for _, bad := range []string{"", "{}", `[{"file":"a","raw_bytes":1,"wire_bytes":1}]`, `[{"file":"a","verified":true}]`} {
+		if _, err := ReadCodec(write(bad)); !errors.Is(err, ErrFormat) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}

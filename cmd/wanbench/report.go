@@ -10,6 +10,7 @@ type reportCmd struct {
 	JSON     string   `name:"json" placeholder:"FILE" help:"Write the rows of all files as one."`
 	HTML     string   `name:"html" placeholder:"FILE" help:"Write one page with pictures."`
 	Markdown string   `placeholder:"FILE" help:"Write the tables as a document."`
+	Codec    []string `type:"existingfile" placeholder:"FILE" help:"Output of codec --json: a group of files for the codec's table; may be given more than once."`
 	Note     []string `sep:"none" placeholder:"TEXT" help:"What readers should know of the measurement; may be given more than once."`
 }
 
@@ -24,6 +25,13 @@ func (c reportCmd) Run() error {
 		all = append(all, r)
 	}
 	joined := report.Merge(all...)
+	for _, name := range c.Codec {
+		rows, err := report.ReadCodec(name)
+		if err != nil {
+			return err
+		}
+		joined.Codec = append(joined.Codec, rows)
+	}
 	joined.Notes = append(joined.Notes, c.Note...)
 	return runCmd{JSON: c.JSON, HTML: c.HTML, Markdown: c.Markdown}.write(joined)
 }
