@@ -75,14 +75,16 @@ type Encoder struct {
 	ended     bool
 	lastBlock *history.Block // for the hint where the flow goes on
 	stream    *literal.Encoder
-	coded     int // bytes of literals that the stream has taken
+	coded     int    // bytes of literals that the stream has taken
+	number    uint64 // of the frame in work
 
 	mu      sync.Mutex
 	block   *history.Block // being filled
 	pending []pending
-	kept    []kept // frames that the peer may need bytes of
-	shown   uint64 // what frames below store may be referred to by others
-	closing bool   // closed cleanly, waits for acknowledgements
+	kept    []kept   // frames that the peer may need bytes of
+	shown   uint64   // what frames below store may be referred to by others
+	closes  []uint64 // frames that ended a stream and are not acknowledged
+	closing bool     // closed cleanly, waits for acknowledgements
 }
 
 // NewEncoder returns the encoder of a flow's sending direction, in the running session.
@@ -138,6 +140,7 @@ func (e *Encoder) Encode(dst, src []byte, number uint64, end bool) ([]byte, erro
 		h.TotalBytes, h.TotalHash = e.total, e.digest.Sum64()
 		e.ended = true
 	}
+	e.number = number
 	dst = e.encode(dst, src, &h, sc, number)
 	e.sent.Store(number + 1)
 	c.stats.rawIn.Add(int64(len(src)))
@@ -268,11 +271,15 @@ func (e *Encoder) finish(dst []byte, h *token.Header, sc *scratch, raw bool) []b
 // code compresses a frame's literals: with the flow's stream when it has one or is worth one, else on their own.
 func (e *Encoder) code(h *token.Header, sc *scratch) []byte {
 	lits := sc.matcher.lits
-	if e.stream != nil && !e.c.keeps(e.stream.Level(), e.share, e.coded) {
+	ended := e.stream != nil && !e.c.keeps(e.stream.Level(), e.share, e.coded)
+	if ended {
 		e.endStream()
 	}
 	if e.stream == nil && e.total >= bulkBytes && !h.End {
 		e.stream, e.coded = e.sess.lender.Encoder(e.c.levelFor(e.share)), 0
+	}
+	if ended && e.stream == nil {
+		h.ContextCloses = !h.End // none is left for another level
 	}
 	e.coded += len(lits)
 	if e.stream != nil {
@@ -297,11 +304,30 @@ func (e *Encoder) code(h *token.Header, sc *scratch) []byte {
 	return lits
 }
 
-// endStream gives the flow's streaming context back.
+// endStream gives the flow's streaming context back. To the peer it is closed when the frame in work is acknowledged.
 func (e *Encoder) endStream() {
-	if e.stream != nil {
-		e.stream.Close()
-		e.stream = nil
+	if e.stream == nil {
+		return
+	}
+	e.stream.Close()
+	e.stream = nil
+	e.mu.Lock()
+	e.closes = append(e.closes, e.number)
+	e.mu.Unlock()
+}
+
+// returnStreams notes that the peer knows of the streams that frames below next ended. The caller holds e.mu.
+func (e *Encoder) returnStreams(next uint64) {
+	n := 0
+	for n < len(e.closes) && e.closes[n] < next {
+		n++
+	}
+	if n > 0 {
+		e.sess.lender.Return(n)
+		e.closes = e.closes[n:]
+	}
+	if len(e.closes) == 0 {
+		e.closes = nil
 	}
 }
 
@@ -336,6 +362,7 @@ func (e *Encoder) Acked(next uint64) {
 	raise(&e.acked, next)
 	e.mu.Lock()
 	e.forgetKept(next)
+	e.returnStreams(next)
 	if !e.live() {
 		e.mu.Unlock()
 		return
@@ -396,6 +423,7 @@ func (e *Encoder) Close(clean bool) {
 	open, unacked := e.block, e.pending
 	e.block, e.pending = nil, nil
 	e.forgetKept(^uint64(0))
+	e.returnStreams(^uint64(0))
 	e.mu.Unlock()
 	if e.live() {
 		for _, p := range unacked {
@@ -428,6 +456,7 @@ func (e *Encoder) release() {
 	b := e.block
 	e.block = nil
 	e.forgetKept(^uint64(0))
+	e.returnStreams(^uint64(0))
 	e.mu.Unlock()
 	if b != nil && e.live() {
 		e.c.handOn(b)

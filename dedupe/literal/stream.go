@@ -19,6 +19,10 @@ const StreamDecoderBytes = 3 << 19
 // streamEncoderBytes is what an encoder's costs, by level.
 var streamEncoderBytes = [levels]int64{33 << 17, 45 << 17, 60 << 17}
 
+// abortedStreams is how many streams beyond what was granted are taken at least, and as many as were granted at most: a peer counts the stream of
+// an aborted flow as closed before this side does, and one of an earlier version that of any frame on its way.
+const abortedStreams = 4
+
 // ErrNoContext is returned when the other side begins more streams than it was granted.
 var ErrNoContext = errors.New("no streaming context left")
 
@@ -56,6 +60,13 @@ func (l *Lender) InUse() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.encoders + l.decoders
+}
+
+// Return says that the peer knows of the end of n streams.
+func (l *Lender) Return(n int) {
+	l.mu.Lock()
+	l.encoders -= n
+	l.mu.Unlock()
 }
 
 // Scarce tells whether less than a quarter of the streams is free.
@@ -104,6 +115,7 @@ func (l *Lender) Encoder(level int) *Encoder {
 			zstd.WithWindowSize(StreamWindowBytes))
 		if err != nil {
 			e.Close()
+			l.Return(1)
 			return nil
 		}
 		e.z = z
@@ -129,10 +141,9 @@ func (e *Encoder) Append(dst, src []byte) (out []byte, begins bool, err error) {
 	return out, begins, nil
 }
 
-// Close gives the context back.
+// Close gives the context's memory back. For the peer the stream stays open until it has decoded the frame that says so: Lender.Return.
 func (e *Encoder) Close() {
 	e.lender.mu.Lock()
-	e.lender.encoders--
 	e.lender.used -= streamEncoderBytes[e.level]
 	e.lender.mu.Unlock()
 	if e.z != nil {
@@ -164,7 +175,7 @@ func (s *source) Read(p []byte) (int, error) {
 // Decoder begins a stream from the peer.
 func (l *Lender) Decoder() (*Decoder, error) {
 	l.mu.Lock()
-	ok := l.decoders < l.granted
+	ok := l.decoders < l.granted+max(l.granted, abortedStreams)
 	if ok {
 		l.decoders++
 	}
