@@ -240,16 +240,25 @@ func TestUpgradeOneSideAtATime(t *testing.T) {
 
 func build(t *testing.T, root, output, version string) {
 	t.Helper()
+	if err := tryBuild(t, root, output, version); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func tryBuild(t *testing.T, root, output, version string) error {
+	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", output, "-ldflags", "-X main.version="+version, "wanpair/cmd/wanpair")
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", version, err, out)
+		return fmt.Errorf("build %s: %w\n%s", version, err, out)
 	}
+	return nil
 }
 
 // commitsBefore is how far back the version before is looked for where nothing is tagged: further than one change goes.
 const commitsBefore = 20
 
+// buildOld builds the version before, or this one by another name where that cannot be had: no history, or modules that are not here.
 func buildOld(t *testing.T, output string) {
 	t.Helper()
 	git := func(args ...string) string {
@@ -259,7 +268,8 @@ func buildOld(t *testing.T, output string) {
 		}
 		return strings.TrimSpace(string(out))
 	}
-	ref := os.Getenv("WANPAIR_OLD_REF")
+	wanted := os.Getenv("WANPAIR_OLD_REF")
+	ref := wanted
 	if ref == "" {
 		ref = git("describe", "--tags", "--abbrev=0")
 	}
@@ -269,16 +279,24 @@ func buildOld(t *testing.T, output string) {
 			ref = earlier[len(earlier)-1]
 		}
 	}
-	if ref == "" {
-		t.Log("no history here: the version before is this one, with another name")
+	err := errors.New("there is no history")
+	if ref != "" {
+		t.Logf("the version before is %s", ref)
+		sources := t.TempDir()
+		cmd := exec.CommandContext(t.Context(), "sh", "-ec", `cd "$(git rev-parse --show-toplevel)"; git archive "$0" | tar -x -C "$1"`, ref, sources)
+		var out []byte
+		if out, err = cmd.CombinedOutput(); err != nil {
+			err = fmt.Errorf("sources of %s: %w\n%s", ref, err, out)
+		} else {
+			err = tryBuild(t, sources, output, "v1.0-old")
+		}
+	}
+	switch {
+	case err == nil:
+	case wanted != "":
+		t.Fatal(err)
+	default:
+		t.Logf("the version before cannot be had, so it is this one with another name: %v", err)
 		build(t, ".", output, "v1.0-old")
-		return
 	}
-	t.Logf("the version before is %s", ref)
-	sources := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "sh", "-ec", `cd "$(git rev-parse --show-toplevel)"; git archive "$0" | tar -x -C "$1"`, ref, sources)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("sources of %s: %v\n%s", ref, err, out)
-	}
-	build(t, sources, output, "v1.0-old")
 }
