@@ -166,7 +166,7 @@ func (k *keeper) probe(now time.Time) {
 	}
 	var err error
 	if i.fixed.Probe != ProbeOff {
-		err = i.judgeProbe(i.probe())
+		err = i.judgeProbe(i.probe(probeWait))
 	}
 	now = time.Now()
 	k.lastProbe, k.probeWanted = now, false

@@ -31,6 +31,9 @@ var probeAddrs = map[family]struct{ client, target netip.AddrPort }{
 const (
 	probeTry  = 250 * time.Millisecond
 	probeWait = 800 * time.Millisecond
+	// firstProbeWait is for a second probe at the start, where nothing has to be refreshed: a machine that is too busy to take the first one in
+	// time is no black hole, and a gateway that does not start for it would be one less.
+	firstProbeWait = 5 * time.Second
 )
 
 // probeDesk is where the accept loops hand in the connections that probes made.
@@ -81,7 +84,11 @@ func (i *Interceptor) firstProbe(ctx context.Context) error {
 	for _, l := range i.listeners {
 		wg.Go(func() { i.acceptLoop(ctx, l) })
 	}
-	err := i.probe()
+	err := i.probe(probeWait)
+	if errors.Is(err, ErrSwallowed) && ctx.Err() == nil {
+		i.fixed.Log.Warn("the probe did not arrive in time, trying again with more patience", "err", err)
+		err = i.probe(firstProbeWait)
+	}
 	cancel()
 	wg.Wait()
 	return i.judgeProbe(err)
@@ -96,9 +103,9 @@ func (i *Interceptor) judgeProbe(err error) error {
 	return err
 }
 
-// probe makes one connection per family from a temporary interface, through the rules, to the listener. It must not be called with
-// mu held: the accept loops hand the connections in.
-func (i *Interceptor) probe() error {
+// probe makes one connection per family from a temporary interface, through the rules, to the listener, and waits for it to arrive. It must
+// not be called with mu held: the accept loops hand the connections in.
+func (i *Interceptor) probe(wait time.Duration) error {
 	tries := map[family]*try{}
 	var behind []netip.Addr
 	for _, f := range i.families {
@@ -124,7 +131,7 @@ func (i *Interceptor) probe() error {
 		t.arrived = i.probing.expect(t.client)
 		defer i.probing.forget(t.client)
 	}
-	until := time.Now().Add(probeWait)
+	until := time.Now().Add(wait)
 	if err := knock(dev, tries, until); err != nil {
 		return fmt.Errorf("intercept: %w: %w", ErrProbeImpossible, err)
 	}
