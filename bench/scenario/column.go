@@ -22,6 +22,8 @@ type Column struct {
 	Baseline bool
 	// Everywhere marks the columns measured on every link; the others are measured on the full ones, and there only in a full plan.
 	Everywhere bool
+	// NoLink takes delay, rate and loss away: what clients and servers need by themselves, which no tunnel can save.
+	NoLink bool
 	// Calculated marks the column that is worked out from sizes.
 	Calculated bool
 }
@@ -41,6 +43,7 @@ func Columns() []Column {
 		{Name: "kcptun", Congestion: "cubic", Tool: "kcptun"},
 		{Name: "ssh -C", Congestion: "bbr", Tool: "ssh -C"},
 		{Name: "rsync -z", Congestion: "bbr", Tool: "rsync -z"},
+		{Name: "no link", Congestion: "cubic", NoLink: true},
 		{Name: "ideal", Calculated: true},
 	}
 }
@@ -53,11 +56,19 @@ func (c Column) remembers() bool { return c.Gateway || c.Tool == "rsync -z" }
 func (c Column) phases(s *Scenario) []string {
 	var played []string
 	for i, phase := range s.Phases {
-		if c.remembers() || (c.Baseline && repeats(phase) == "") || i == 0 {
+		if c.remembers() || ((c.Baseline || c.NoLink) && repeats(phase) == "") || i == 0 {
 			played = append(played, phase)
 		}
 	}
 	return played
+}
+
+// words are the parameters of the link that the column has.
+func (c Column) words(l Link) string {
+	if c.NoLink {
+		return "both delay=0s"
+	}
+	return l.Words()
 }
 
 // Buffers describes the TCP buffers for readers.
@@ -81,7 +92,7 @@ func (c Column) applies(s *Scenario, l Link, full bool) bool {
 		return l.Full && slices.Contains(s.Alternatives, c.Tool)
 	case c.Everywhere || l.Name == windowLink && c.NoScaling:
 		return true
-	case c.Calculated:
+	case c.Calculated, c.NoLink:
 		return l.Full
 	}
 	return l.Full && full

@@ -137,8 +137,11 @@ func (r *runner) columns(s *Scenario, l Link) []Column {
 func (r *runner) estimate(s *Scenario, c Column) int {
 	const setUp = 3 * time.Second
 	phase := r.plan.Transfer
-	if c.Gateway {
+	switch {
+	case c.Gateway:
 		phase /= 3
+	case c.NoLink:
+		phase /= 5
 	}
 	if c.Calculated {
 		return 0
@@ -270,7 +273,7 @@ func (r *runner) play(ctx context.Context, s *Scenario, l Link, c Column, it ite
 func (r *runner) rows(s *Scenario, l Link, c Column) []*report.Row {
 	for _, phase := range s.Phases {
 		row := r.state.Report.Row(report.Key{Scenario: s.Name, Phase: phase, Link: l.Name, Column: c.Name})
-		row.LinkParams, row.Congestion, row.Buffers, row.Baseline = l.Words(), c.Congestion, c.Buffers(), c.Baseline
+		row.LinkParams, row.Congestion, row.Buffers, row.Baseline = c.words(l), c.Congestion, c.Buffers(), c.Baseline
 	}
 	var rows []*report.Row // looked up again: making one may have moved the others
 	for _, phase := range s.Phases {

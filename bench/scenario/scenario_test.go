@@ -115,7 +115,7 @@ func TestColumnsPlayWhatTheyMust(t *testing.T) {
 	full, other := Links()[0], Links()[1]
 	want := map[string][]string{
 		"direct-cubic": {cold, changed}, "direct-bbr": {cold, changed}, "wanpair": {cold, again, changed}, "direct-cubic-128m": {cold},
-		"direct-bbr-128m": {cold}, "direct-64k": {cold}, "kcptun": {cold}, "ideal": {cold},
+		"direct-bbr-128m": {cold}, "direct-64k": {cold}, "kcptun": {cold}, "no link": {cold, changed}, "ideal": {cold},
 	}
 	got := map[string][]string{}
 	everywhere := 0
@@ -134,7 +134,7 @@ func TestColumnsPlayWhatTheyMust(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]string{"direct-cubic", "direct-bbr", "wanpair", "kcptun", "ideal"}, plain); diff != "" {
+	if diff := cmp.Diff([]string{"direct-cubic", "direct-bbr", "wanpair", "kcptun", "no link", "ideal"}, plain); diff != "" {
 		t.Error(diff)
 	}
 	if everywhere != 3 {

@@ -36,7 +36,7 @@ func buildSet(ctx context.Context, plan Plan, l Link, c Column, dir string, seed
 		}
 	}()
 	allow(c.Congestion) // again: another benchmark that has ended may have taken it back
-	if s.lab, err = lab.Up(ctx, lab.Config{Link: l.Words(), Seed: seed}); err != nil {
+	if s.lab, err = lab.Up(ctx, lab.Config{Link: c.words(l), Seed: seed}); err != nil {
 		return nil, err
 	}
 	s.client = server.Place{Namespace: s.lab.Namespace(lab.Client), Addr: netip.MustParseAddr(lab.ClientIP4)}

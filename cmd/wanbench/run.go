@@ -202,7 +202,10 @@ func (listCmd) Run() error {
 	fmt.Println("columns:")
 	for _, col := range scenario.Columns() {
 		what := []string{col.Congestion, col.Buffers()}
-		if col.Calculated {
+		switch {
+		case col.NoLink:
+			what = append(what, "without delay, rate and loss: what clients and servers need by themselves")
+		case col.Calculated:
 			what = []string{"zstd --patch-from at the link's rate, worked out"}
 		}
 		fmt.Printf("  %-18s %s\n", col.Name, strings.Join(what, ", "))
