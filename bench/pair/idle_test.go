@@ -128,13 +128,19 @@ func TestIdleFlowsAreSmall(t *testing.T) {
 		must(t, err)
 		return p.FlowsActive
 	}
-	// openUntil opens connections until so many are carried: a machine that stands still for a second lets some pass raw.
+	// openUntil opens connections until so many are carried. A machine that stands still for a second lets some pass raw: so few at a time,
+	// and only while new ones are carried.
 	openUntil := func(want int) {
-		for tries := 0; active(w.Near) < want; tries++ {
-			if tries == 20 {
-				t.Fatalf("%d flows carried, want %d; raw: %v", active(w.Near), want, w.passedByReason(t, w.Near))
+		const few, mostRaw = 200, 4000 // both ends of a raw one take descriptors all the same
+		opened, before := 0, active(w.Near)
+		for have := before; have < want; have = active(w.Near) {
+			if raw := opened - (have - before); raw > mostRaw {
+				t.Fatalf("%d flows carried, want %d; %d raw: %v", have, want, raw, w.passedByReason(t, w.Near))
 			}
-			open(want - active(w.Near))
+			w.acceleratedAgain(t, "7010")
+			n := min(want-have, few)
+			open(n)
+			opened += n
 		}
 	}
 	// What the first flows cost is the gateway warming up.
@@ -144,14 +150,18 @@ func TestIdleFlowsAreSmall(t *testing.T) {
 	openUntil(warm + n)
 	for i, g := range []*pair.Gateway{w.Near, w.Far} {
 		carried := active(g)
-		each := (resident(t, g) - before[i]) / int64(carried-warm)
+		// What the opening left behind goes with the next collections, the last of which the run time makes after two minutes by itself.
+		var each int64
+		eventually(t, 5*time.Minute, g.Name+": memory of an idle flow", func() error {
+			if each = (resident(t, g) - before[i]) / int64(carried-warm); each > maxIdleFlowBytes {
+				return fmt.Errorf("%d bytes, want at most %d", each, maxIdleFlowBytes)
+			}
+			return nil
+		})
 		start := ticks(t, g)
 		time.Sleep(watch) // what is measured is what it does meanwhile
 		share := (ticks(t, g) - start).Seconds() / watch.Seconds()
 		t.Logf("%s: %d bytes per idle flow; processor while %d flows idle: %.2f %%", g.Name, each, carried, 100*share)
-		if each > maxIdleFlowBytes {
-			t.Errorf("%s: %d bytes per idle flow, want at most %d", g.Name, each, maxIdleFlowBytes)
-		}
 		if soak() && share >= maxIdleShare {
 			t.Errorf("%s: %.2f %% of a processor while %d flows idle, want less than %.0f %%", g.Name, 100*share, carried, 100*maxIdleShare)
 		}
