@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"wanpair/bench/report"
@@ -35,7 +36,7 @@ func openState(plan Plan, machine report.Machine) (*state, error) {
 		Report: report.Report{Started: time.Now().UTC().Truncate(time.Second), Machine: machine, Seed: plan.Seed},
 	}
 	fresh.Report.Notes = []string{
-		fmt.Sprintf("sizes are what each link carries in about %v at its full rate, where the data allow it; runs of each column: %d", plan.Transfer, plan.Runs),
+		fmt.Sprintf("%s: sizes are what the link carries in about %v at its full rate, where the data allow it; runs of each column: %d", plan.what(), plan.Transfer, plan.Runs),
 		"a direct column's repetition of the same bytes is not measured again: plain TCP remembers nothing",
 	}
 	if plan.State == "" {
@@ -60,6 +61,22 @@ func openState(plan Plan, machine report.Machine) (*state, error) {
 		old.done[it] = true
 	}
 	return old, nil
+}
+
+// what names the plan's scenarios and links.
+func (p Plan) what() string {
+	var scenarios, links []string
+	for _, s := range p.Scenarios {
+		scenarios = append(scenarios, s.Name)
+	}
+	for _, l := range p.Links {
+		links = append(links, l.Name)
+	}
+	name := strings.Join(scenarios, ", ")
+	if len(scenarios) == len(All()) {
+		name = "all scenarios"
+	}
+	return name + " over " + strings.Join(links, ", ")
 }
 
 func (s *state) isDone(it item) bool { return s.done[it] }
