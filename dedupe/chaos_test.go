@@ -101,7 +101,7 @@ func (c *chaos) encode(f *chaosFlow) {
 	}
 	f.sent++
 	if c.pick(4) > 0 {
-		f.enc.Sent(f.sent)
+		f.enc.Share()
 	}
 	f.wire = append(f.wire, chaosFrame{raw, payload})
 }

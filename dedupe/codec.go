@@ -71,6 +71,7 @@ type Codec struct {
 	closed bool
 	sess   atomic.Pointer[session]
 
+	lead    sync.Mutex // held by the encoder that finds what no flow has sent, until it is stored
 	repairs repairs
 	parking parking
 

@@ -23,8 +23,8 @@
 //	err = c.HandleMessage(msg)              // every CODEC message, in order, from one goroutine
 //
 //	e := c.NewEncoder(flow)
+//	e.Share()                               // when the other side decodes the flow as it comes
 //	frame, err := e.Encode(buf[:0], data, flow.NextNumber(), false) // then send it, once, in order
-//	e.Sent(next)                            // the transport has it: other flows may refer to what it stores
 //	e.Acked(next)                           // from the transport; any goroutine
 //	e.Close(true)                           // after END was encoded; false when the flow was aborted
 //

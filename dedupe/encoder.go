@@ -57,6 +57,7 @@ type Encoder struct {
 	relay  atomic.Bool   // by order: neither history nor compression
 	apart  atomic.Bool   // by order: compression, no history
 	silent atomic.Bool   // left out of Stats
+	shared atomic.Bool   // others may refer to what is not acknowledged
 
 	// Owned by Encode.
 	cursor    token.Cursor
@@ -206,6 +207,13 @@ func (e *Encoder) encode(dst, src []byte, h *token.Header, sc *scratch, number u
 		m.view.blind = e.sess.calm.blind()
 		m.run(e, src, anchor.Mask(density), max(minMatch, int(matchPerRatio*e.literalRatio())))
 		e.store(src, h, sc, number)
+		if m.view.ahead {
+			e.show()
+		}
+		if m.leads {
+			m.leads = false
+			c.lead.Unlock()
+		}
 		e.keep(src, sc, number)
 	} else {
 		m.plain(e, src)

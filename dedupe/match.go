@@ -64,6 +64,9 @@ func (v *view) reset(c *Codec, self uint64) {
 	clear(v.slots[:])
 }
 
+// refresh forgets what was looked up: other flows have stored meanwhile.
+func (v *view) refresh() { clear(v.slots[:]) }
+
 // lookup returns the slot of a block.
 func (v *view) lookup(log uint8, number uint64) *slot {
 	s := &v.slots[(number*2+uint64(log))%16]
@@ -181,6 +184,7 @@ type matcher struct {
 	mask   uint64
 	anchor []found // anchors met in what was not matched
 	spans  []span
+	leads  bool   // holds Codec.lead
 	going  bool   // a copy was made in this direction: log and pos count
 	log    uint8  // of the last copy
 	pos    uint64 // where the last copy would go on
@@ -218,6 +222,13 @@ func (m *matcher) run(e *Encoder, in []byte, mask uint64, minLen int) {
 		}
 		fp := anchor.Fingerprint(window)
 		best := m.probe(fp, lit, i, minLen)
+		if best.n < minLen && m.view.ahead && !m.leads {
+			// Something new. Another flow may be at the same point of the same thing: one goes on, the others look again.
+			m.view.c.lead.Lock()
+			m.leads = true
+			m.view.refresh()
+			best = m.probe(fp, lit, i, minLen)
+		}
 		need := minLen
 		if best.n >= minMatch && best.log == m.log && best.pos == m.pos+uint64(best.src-lit) {
 			need = max(minMatch, minLen/3)

@@ -133,22 +133,21 @@ func (e *Encoder) forgetKept(next uint64) {
 	}
 }
 
-// Sent says that all frames below next are with the transport: what they store may be referred to by other flows before it is acknowledged.
-// Any goroutine.
-func (e *Encoder) Sent(next uint64) {
-	e.c.life.RLock()
-	defer e.c.life.RUnlock()
-	if !e.live() || !e.sess.features.Ahead || e.gone.Load() {
+// Share lets other flows refer to what this one stores before it is acknowledged, from the next frame on: the other side decodes it as it
+// comes. Any goroutine.
+func (e *Encoder) Share() { e.shared.Store(true) }
+
+// show lets other flows refer to what the frame in work has stored.
+func (e *Encoder) show() {
+	if !e.shared.Load() {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i := len(e.pending) - 1; i >= 0 && e.pending[i].number >= e.shown; i-- {
-		if p := e.pending[i]; p.number < next {
-			e.c.logs[own].ledger.RaiseSent(p.block, p.end)
-		}
+		e.c.logs[own].ledger.RaiseSent(e.pending[i].block, e.pending[i].end)
 	}
-	e.shown = max(e.shown, next)
+	e.shown = e.number + 1
 }
 
 // onNeed supplies the bytes of a frame that the peer misses.

@@ -22,7 +22,9 @@ type lane struct {
 
 func (p *pair) lane(from, to *side) *lane {
 	p.flow++
-	return &lane{p: p, from: from, to: to, enc: from.NewEncoder(p.flow), dec: to.NewDecoder(p.flow)}
+	l := &lane{p: p, from: from, to: to, enc: from.NewEncoder(p.flow), dec: to.NewDecoder(p.flow)}
+	l.enc.Share()
+	return l
 }
 
 // encode makes the next frame and hands it to a transport that has not delivered it yet.
@@ -33,7 +35,6 @@ func (l *lane) encode(raw []byte, end bool) int {
 		l.p.t.Fatal(err)
 	}
 	l.sent++
-	l.enc.Sent(l.sent)
 	l.frames = append(l.frames, chaosFrame{raw, f})
 	return len(f)
 }

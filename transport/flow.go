@@ -27,6 +27,8 @@ type Flow struct {
 	sendNext   uint64 // number of the next frame
 	sendRaw    uint64 // raw bytes sent
 	sendCredit uint64
+	offered    int  // what SendWindow returned last
+	bulk       bool // the last frame was as large as offered
 	ackedNext  uint64
 	finSent    bool
 	out        []*outFrame // sent and not acknowledged; out[0] has number ackedNext

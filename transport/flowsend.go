@@ -52,6 +52,7 @@ func (f *Flow) SendWindow() (rawBytes int, err error) {
 	s := f.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.leaveCrowd(f)
 	for {
 		switch {
 		case f.ended:
@@ -60,7 +61,12 @@ func (f *Flow) SendWindow() (rawBytes int, err error) {
 			return 0, ErrEnded
 		case s.ctl != nil && len(f.queue) == 0 && len(f.out) < maxUnackedFrames &&
 			f.sendRaw < f.sendCredit && !s.overKept(f):
-			return int(min(f.sendCredit-f.sendRaw, uint64(f.frameCap()))), nil
+			if !s.crowded(f) {
+				f.offered = int(min(f.sendCredit-f.sendRaw, uint64(f.frameCap())))
+				return f.offered, nil
+			}
+		default:
+			s.leaveCrowd(f)
 		}
 		f.sendCond.Wait()
 	}
@@ -136,6 +142,8 @@ func (f *Flow) Send(payload []byte, rawLen int, fin bool) (number uint64, err er
 		f.ratio += (min(ratio, 1) - f.ratio) / 8
 	}
 	number = f.sendNext
+	f.bulk = rawLen >= f.offered // there is more where that came from
+	defer s.nextOfCrowd()
 	f.sendLocked(&frameHeader{
 		fin: fin, flow: f.id, number: number, offset: f.sendRaw,
 		rawLen: rawLen, payloadLen: len(payload),
@@ -305,6 +313,7 @@ func (f *Flow) write(ls *laneState, fr *outFrame) {
 			}
 		}
 		f.sendCond.Broadcast()
+		s.nextOfCrowd()
 		s.mu.Unlock()
 		if next == nil {
 			return

@@ -34,6 +34,8 @@ type Session struct {
 	ctl   *laneState // the lane that says acknowledgements and messages
 	held  time.Time  // since when there is no lane; zero while there is one
 
+	crowd crowd
+
 	flows     map[uint64]*Flow
 	nextFlow  uint64
 	opened    int // live flows the peer opened
@@ -316,6 +318,7 @@ func (s *Session) tick(now time.Time) error {
 	dead := s.checkLanes(now, stats)
 	s.measure()
 	s.dropOrphans(now)
+	s.nextOfCrowd()
 	s.info(now)
 	s.mu.Unlock()
 	for _, ls := range dead {

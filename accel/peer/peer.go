@@ -84,7 +84,7 @@ type Config struct {
 	Log   *slog.Logger
 	Link  transport.LinkConfig
 	Cache dedupe.Config
-	// Features are what this side says it understands; nil is Repair alone.
+	// Features are what this side says it understands; nil is all that there is.
 	Features *dedupe.Features
 	// Serve handles a flow the other side opened, in a goroutine of its own; it must end by calling Stream.Close.
 	Serve func(context.Context, *Stream)
@@ -137,7 +137,7 @@ func New(cfg Config) (*Peer, error) {
 		serve: cfg.Serve,
 		began: make(chan *transport.Session, 1),
 	}
-	p.features = dedupe.Features{Repair: true} // see docs/decisions/0024: references ahead wait for late encoding
+	p.features = dedupe.AllFeatures
 	if cfg.Features != nil {
 		p.features = *cfg.Features
 	}

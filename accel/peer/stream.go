@@ -81,6 +81,9 @@ func (t *Stream) Send(p []byte, end bool) error {
 	scratch := t.session.peer.buffers.frame()
 	defer t.session.peer.buffers.putFrame(scratch)
 	number := t.flow.NextNumber()
+	if !t.opened || t.flow.Answered() {
+		t.encoder.Share() // before the answer the other side is still connecting, and decodes nothing
+	}
 	encoded, err := t.encoder.Encode((*scratch)[:0], p, number, end)
 	if err != nil {
 		return err
@@ -93,10 +96,6 @@ func (t *Stream) Send(p []byte, end bool) error {
 	}
 	if _, err := t.flow.Send(encoded, len(p), end); err != nil {
 		return err
-	}
-	if !t.opened || t.flow.Answered() {
-		// Before the answer the other side is still connecting, and decodes nothing.
-		t.encoder.Sent(number + 1)
 	}
 	t.wanSent.Add(int64(len(encoded)))
 	t.trickle.sent(time.Now(), len(p), t.session.RTT())
