@@ -31,6 +31,7 @@ type runningFlow struct {
 	abort func(error)                   // nil until there is something to abort
 	wan   func() (sent, received int64) // nil while raw
 	found func() policy.Reason          // what the codec found out; nil while raw
+	half  func() bool                   // one direction has ended; nil while raw
 }
 
 func (f *runningFlow) setReason(r policy.Reason) { f.reason.Store(int32(r)) }
@@ -45,7 +46,7 @@ func (f *runningFlow) attach(abort func(error)) {
 func (f *runningFlow) attachStream(s *peer.Stream) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.abort, f.wan = s.Abort, s.WANBytes
+	f.abort, f.wan, f.half = s.Abort, s.WANBytes, s.HalfClosed
 	f.found = func() policy.Reason {
 		switch s.Treatment() {
 		case dedupe.Encrypted:
@@ -70,6 +71,13 @@ func (f *runningFlow) why() policy.Reason {
 		return policy.None
 	}
 	return found()
+}
+
+func (f *runningFlow) halfClosed() bool {
+	f.mu.Lock()
+	half := f.half
+	f.mu.Unlock()
+	return half != nil && half()
 }
 
 func (f *runningFlow) wanBytes() (sent, received int64) {

@@ -220,7 +220,7 @@ func outcomeOf(err error) stats.Outcome {
 func (g *Gateway) ServeStream(ctx context.Context, p *peer.Peer, stream *peer.Stream) {
 	defer stream.Close()
 	r := stream.Request
-	f := &runningFlow{source: r.Client, destination: r.Target.String(), peer: p.Name()}
+	f := &runningFlow{source: r.Client, destination: r.Target.String(), peer: p.Name(), class: r.Class}
 	if r.Kind == peer.Forward {
 		f.destination = r.TargetName
 	}
@@ -245,6 +245,15 @@ func (g *Gateway) ServeStream(ctx context.Context, p *peer.Peer, stream *peer.St
 	err = flow.Run(e, stream, g.buffers, &f.count)
 	g.logEnd(f, err)
 	how = outcomeOf(err)
+}
+
+// ClassOf is the class of a flow that a peer opened, by this side's configuration.
+func (g *Gateway) ClassOf(r peer.OpenRequest) string {
+	target := r.Target
+	if r.Kind == peer.Forward {
+		target, _ = netip.ParseAddrPort(r.TargetName) // a name has no class but the one it was given
+	}
+	return g.policy.Load().ClassOf(r.Class, r.Client, target)
 }
 
 // connect reaches a flow's target and tells the near side.

@@ -24,6 +24,11 @@ func (g *Gateway) Reload(merged *config.Config, rules intercept.Config) error {
 			next = next.WithPeerAddrs(p.Name(), p.Hello().OwnAddrs)
 		}
 	}
+	for _, p := range g.peers {
+		if err := p.Link().SetShares(merged.Shares()); err != nil {
+			return fmt.Errorf("reload: shares: %w", err)
+		}
+	}
 	g.cfg.Store(merged)
 	g.policy.Store(next)
 	g.events.Add(stats.EventReloaded, "", "the configuration was read again")

@@ -50,7 +50,9 @@ func (g *Gateway) snapshot() stats.Snapshot {
 		case codec.StoreFull:
 			s.Cache.Off = "nothing new is kept: the file system of cache.dir is nearly full"
 		}
-		s.Peers = append(s.Peers, g.peerSnapshot(p, active[p.Name()]))
+		link := p.Link().Stats()
+		s.MemoryBytes += link.CreditGranted
+		s.Peers = append(s.Peers, g.peerSnapshot(p, link, active[p.Name()]))
 		if peer.State(p.announced.Load()) == peer.Up {
 			up++
 		}
@@ -86,8 +88,8 @@ func (g *Gateway) addRaw(passed map[policy.Reason]uint64) {
 	}
 }
 
-func (g *Gateway) peerSnapshot(p *member, active int) stats.Peer {
-	link, codec, counters, hello := p.Link().Stats(), p.Codec().Stats(), p.Counters(), p.Hello()
+func (g *Gateway) peerSnapshot(p *member, link transport.LinkStats, active int) stats.Peer {
+	codec, counters, hello := p.Codec().Stats(), p.Counters(), p.Hello()
 	out := stats.Peer{
 		Name:        p.Name(),
 		State:       stateOf(peer.State(p.announced.Load())),
@@ -98,12 +100,14 @@ func (g *Gateway) peerSnapshot(p *member, active int) stats.Peer {
 		Software:    hello.Software,
 		LAN:         stats.Traffic{Sent: uint64(counters.LANSent.Load()), Received: uint64(counters.LANReceived.Load())},
 		WAN:         stats.Traffic{Sent: link.WANSent, Received: link.WANReceived},
-		ResentBytes: link.ResentBytes,
+		Skew:        link.ClockSkew,
+		ResentBytes: link.ResentBytes + link.LostBytes,
+		HitAgeBytes: uint64(codec.HitAgeBytes),
 		Sent: stats.Gain{
 			MatchedBytes:     uint64(codec.MatchedBytes),
 			LiteralBytes:     uint64(codec.LiteralBytes),
 			LiteralWireBytes: uint64(codec.LiteralCodedBytes),
-			OpaqueBytes:      uint64(codec.CiphertextBytes),
+			OpaqueBytes:      uint64(codec.OpaqueBytes),
 		},
 		Received: stats.Gain{
 			MatchedBytes:     uint64(codec.MatchedInBytes),
@@ -113,6 +117,12 @@ func (g *Gateway) peerSnapshot(p *member, active int) stats.Peer {
 		FlowsActive: active,
 		MissRepairs: uint64(codec.Repairs),
 		FrameErrors: uint64(counters.FrameErrors.Load()),
+	}
+	if link.State == transport.StateHeld {
+		out.FlowsHeld = active
+	}
+	for _, c := range link.Classes {
+		out.Classes = append(out.Classes, stats.Class(c))
 	}
 	if out.State != stats.StateUp {
 		out.Detail = detail(link)
@@ -143,6 +153,10 @@ func stateOf(s peer.State) stats.State {
 
 func (g *Gateway) listFlows() []stats.Flow {
 	running := g.flows.all()
+	held := make(map[string]bool)
+	for _, p := range g.peers {
+		held[p.Name()] = p.Link().Stats().State == transport.StateHeld
+	}
 	out := make([]stats.Flow, 0, len(running))
 	noCache := make(map[string]bool)
 	for _, p := range g.peers {
@@ -153,6 +167,9 @@ func (g *Gateway) listFlows() []stats.Flow {
 		if described.Reason == policy.None && noCache[f.peer] {
 			described.Reason = policy.CacheOff
 		}
+		if held[f.peer] && described.State != stats.FlowOpening {
+			described.State = stats.FlowHeld
+		}
 		out = append(out, described)
 	}
 	return append(out, g.samples.recent()...)
@@ -162,8 +179,11 @@ func (g *Gateway) listFlows() []stats.Flow {
 func (f *runningFlow) describe() stats.Flow {
 	sent, received := f.wanBytes()
 	state := stats.FlowOpen
-	if !f.near && !f.open.Load() {
+	switch {
+	case !f.near && !f.open.Load():
 		state = stats.FlowOpening
+	case f.halfClosed():
+		state = stats.FlowHalfClosed
 	}
 	return stats.Flow{
 		ID:          f.id,

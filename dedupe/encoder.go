@@ -188,6 +188,7 @@ func (e *Encoder) encode(dst, src []byte, h *token.Header, sc *scratch, number u
 			e.found.Store(uint32(Encrypted))
 		}
 		m.plain(e, src)
+		c.stats.opaque.Add(int64(len(src)))
 		return e.finish(dst, h, sc, true)
 	}
 	ready := e.sess.ready.Load() && !e.apart.Load()
@@ -217,6 +218,9 @@ func (e *Encoder) encode(dst, src []byte, h *token.Header, sc *scratch, number u
 		e.keep(src, sc, number)
 	} else {
 		m.plain(e, src)
+	}
+	if incompressible {
+		c.stats.opaque.Add(int64(len(m.lits)))
 	}
 	e.keepTail(src)
 	if n := len(src); n > 0 {
@@ -272,6 +276,7 @@ func (e *Encoder) finish(dst []byte, h *token.Header, sc *scratch, raw bool) []b
 		c.stats.literalOut.Add(int64(len(lits)))
 		c.stats.matched.Add(int64(h.RawBytes - len(m.lits)))
 		c.stats.copies.Add(int64(len(m.spans)))
+		c.noteHits(m.spans)
 	}
 	return append(dst, lits...)
 }

@@ -1,6 +1,9 @@
 package dedupe
 
-import "sync/atomic"
+import (
+	"math"
+	"sync/atomic"
+)
 
 // counters are what Stats sums up, since Open.
 type counters struct {
@@ -9,6 +12,7 @@ type counters struct {
 	literalOut, copies atomic.Int64
 	stored, storedIn   atomic.Int64
 	cipher             atomic.Int64
+	opaque             atomic.Int64
 	misses, struck     atomic.Int64
 	repairs, repaired  atomic.Int64
 	needs              atomic.Int64
@@ -17,6 +21,32 @@ type counters struct {
 	matchedIn          atomic.Int64
 	literalIn          atomic.Int64
 	literalCodedIn     atomic.Int64
+	hitAge             atomic.Uint64 // bits of a float64, bytes
+}
+
+// hitAgeBytes is the number of matched bytes over which the age of hits is averaged.
+const hitAgeBytes = 64 << 20
+
+// noteHits averages how far behind the heads of their logs the copies of a frame lay. Two frames at the same moment may cost one of them its say.
+func (c *Codec) noteHits(spans []span) {
+	var sum, n float64
+	for i := range spans {
+		x := &spans[i]
+		if head := c.logs[x.log].head.Load(); head > x.pos {
+			sum += float64(head-x.pos) * float64(x.n)
+		}
+		n += float64(x.n)
+	}
+	if n == 0 {
+		return
+	}
+	old := c.stats.hitAge.Load()
+	age := math.Float64frombits(old)
+	weight := min(1, n/hitAgeBytes)
+	if age == 0 {
+		weight = 1 // the first hits
+	}
+	c.stats.hitAge.CompareAndSwap(old, math.Float64bits(age+(sum/n-age)*weight))
 }
 
 // Stats are counts since Open, in bytes unless said otherwise, and present sizes.
@@ -30,7 +60,9 @@ type Stats struct {
 	LiteralInBytes     int64 // of the decoded ones, came as literals
 	LiteralInCoded     int64 // what those literals took on the wire
 	CiphertextBytes    int64 // of the literals, recognised as encrypted by the application
+	OpaqueBytes        int64 // of the literals: encrypted, only relayed, or of a flow that neither repeats nor compresses
 	Copies             int64 // number of copies sent
+	HitAgeBytes        int64 // how far behind the head of its log what was copied lay, averaged by bytes over about the last 64 MiB matched
 	StoredBytes        int64 // added to the log we write
 	StoredPeerBytes    int64 // added to our copy of the peer's log
 	Misses             int64 // frames that referred to what was not held and were not repaired: each ended its flow
@@ -72,7 +104,9 @@ func (c *Codec) Stats() Stats {
 		LiteralInBytes:     c.stats.literalIn.Load(),
 		LiteralInCoded:     c.stats.literalCodedIn.Load(),
 		CiphertextBytes:    c.stats.cipher.Load(),
+		OpaqueBytes:        c.stats.opaque.Load(),
 		Copies:             c.stats.copies.Load(),
+		HitAgeBytes:        int64(math.Float64frombits(c.stats.hitAge.Load())),
 		StoredBytes:        c.stats.stored.Load(),
 		StoredPeerBytes:    c.stats.storedIn.Load(),
 		Misses:             c.stats.misses.Load(),

@@ -42,7 +42,8 @@ type laneState struct {
 	infoDue   bool
 	infoRate  uint64
 	infoFree  uint64
-	queued    int // bytes of frames in writes outstanding
+	queued    int    // bytes of frames in writes outstanding
+	counted   uint64 // bytes sent that the ceiling knows of
 	writes    int
 	stats     LaneStats
 	movedAt   time.Time // when the lane's received bytes last grew
@@ -218,6 +219,8 @@ func (s *Session) chooseControl() {
 // checkLanes applies the rules of A7 and returns the lanes to close.
 func (s *Session) checkLanes(now time.Time, stats map[*laneState]LaneStats) (dead []*laneState) {
 	l := s.link
+	const keep = 1 - float64(tickPeriod)/float64(recentTime)
+	s.recentSent, s.recentLost = s.recentSent*keep, s.recentLost*keep
 	for _, ls := range s.lanes {
 		st, ok := stats[ls]
 		if !ok {
@@ -226,6 +229,7 @@ func (s *Session) checkLanes(now time.Time, stats map[*laneState]LaneStats) (dea
 		if st.BytesRecv != ls.stats.BytesRecv || st.BytesRecv == 0 && ls.silence(l, now) < stallSilence {
 			ls.movedAt = now
 		}
+		s.noteLoss(&ls.stats, &st)
 		ls.stats = st
 	}
 	for _, ls := range s.lanes {

@@ -37,6 +37,9 @@ type Flow struct {
 	inFlight   int     // wire bytes not acknowledged
 	ratio      float64 // payload bytes per raw byte of late
 	onAcked    func(next uint64)
+	className  string // as SetClass had it
+	class      *class // nil while nothing is shared
+	listed     bool   // is in its class's list
 
 	recvCond   sync.Cond
 	arrived    uint64 // frames below have arrived without a gap
@@ -79,6 +82,9 @@ func (s *Session) newFlow(id uint64) *Flow {
 	f.ack = &ackState{flow: id, credit: f.window, saidCredit: f.window}
 	s.granted += int64(f.window)
 	f.sendCond.L, f.recvCond.L = &s.mu, &s.mu
+	if s.sched != nil {
+		f.class = s.sched.class("")
+	}
 	s.flows[id] = f
 	return f
 }

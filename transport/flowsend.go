@@ -155,9 +155,10 @@ func (f *Flow) Send(payload []byte, rawLen int, fin bool) (number uint64, err er
 // lock is let go for a moment when the frame is small.
 func (f *Flow) sendLocked(h *frameHeader, payload []byte) {
 	s := f.s
-	small := f.inFlight < interactiveBytes && len(f.queue) == 0 && maxFrameHeader+len(h.openBody)+len(payload) <= smallFrame
+	bound := maxFrameHeader + len(h.openBody) + len(payload)
+	small := f.inFlight < interactiveBytes && len(f.queue) == 0 && bound <= smallFrame && s.mayOvertake(f, bound)
 	acks := small && f.takeAck(h)
-	buf := s.link.buffers.get(maxFrameHeader + len(h.openBody) + len(payload))
+	buf := s.link.buffers.get(bound)
 	buf = append(appendFrameHeader(buf[:0], h), payload...)
 	fr := &outFrame{number: h.number, buf: buf, size: len(buf)}
 	f.out = append(f.out, fr)
@@ -171,8 +172,11 @@ func (f *Flow) sendLocked(h *frameHeader, payload []byte) {
 	s.totals.rawSent += uint64(h.rawLen)
 	if small {
 		if ls := s.smallLane(); ls != nil && f.trySmall(ls, fr) {
+			s.regret(bound - fr.size)
+			s.charge(f, fr.size)
 			return
 		}
+		s.regret(bound)
 		if acks && !f.ended {
 			s.markAck(f.ack, false)
 		}
@@ -181,7 +185,7 @@ func (f *Flow) sendLocked(h *frameHeader, payload []byte) {
 		}
 	}
 	f.queue = append(f.queue, fr)
-	f.dispatch()
+	s.dispatch(f)
 }
 
 // trySmall gives a small frame to ls at once.
@@ -202,8 +206,8 @@ func (f *Flow) trySmall(ls *laneState, fr *outFrame) bool {
 	return false
 }
 
-// dispatch starts a write on every lane that can take one for this flow.
-func (f *Flow) dispatch() {
+// spread starts a write on every lane that can take one for this flow.
+func (f *Flow) spread() {
 	for len(f.queue) > 0 {
 		ls := f.s.pickLane(f)
 		if ls == nil {
@@ -293,17 +297,9 @@ func (f *Flow) write(ls *laneState, fr *outFrame) {
 			err = f.writeOne(w, fr)
 		}
 		s.mu.Lock()
-		if err != nil && !errors.Is(err, ErrFrameRefused) {
-			ls.broken = true // what it carries is requeued when its reader notices
-		}
-		ls.queued -= fr.size
-		ls.writes--
-		if fr.w == w {
-			fr.w = nil
-		}
-		f.writerDone(fr)
+		f.written(ls, fr, w, err)
 		var next *outFrame
-		if ls.usable() && !f.ended {
+		if ls.usable() && !f.ended && s.sched == nil {
 			next = f.nextFrame(ls)
 		}
 		if next == nil {
@@ -320,6 +316,19 @@ func (f *Flow) write(ls *laneState, fr *outFrame) {
 		}
 		fr = next
 	}
+}
+
+// written notes the end of a write.
+func (f *Flow) written(ls *laneState, fr *outFrame, w FrameWriter, err error) {
+	if err != nil && !errors.Is(err, ErrFrameRefused) {
+		ls.broken = true // what it carries is requeued when its reader notices
+	}
+	ls.queued -= fr.size
+	ls.writes--
+	if fr.w == w {
+		fr.w = nil
+	}
+	f.writerDone(fr)
 }
 
 // writeOne writes one frame. An error of the stream alone means that the peer
@@ -412,7 +421,7 @@ func (f *Flow) requeue(ls *laneState) {
 // wakeSenders lets every flow look again whether it can send.
 func (s *Session) wakeSenders() {
 	for _, f := range s.flows {
-		f.dispatch()
+		s.dispatch(f)
 		f.sendCond.Broadcast()
 	}
 }

@@ -27,6 +27,7 @@ const (
 	FeatureStreamingLiterals uint64 = 1 << 1 // streaming literal contexts
 	FeatureRepair            uint64 = 1 << 2 // NEED and BYTES
 	FeatureFrameAcks         uint64 = 1 << 3 // acknowledgements in frames
+	FeatureWarm              uint64 = 1 << 4 // takes flows that only fill the history
 )
 
 // Hello is what each side of a lane says of itself first; docs/protocol.md, A3.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,13 @@ type LinkConfig struct {
 	FloorBytes int64
 	// Hold is how long a session without a lane is kept.
 	Hold time.Duration
+	// Shares are the per cents of the link that classes of flows get while they
+	// compete, by name; all others have what is left. Nil: flows share evenly.
+	// See [Flow.SetClass].
+	Shares map[string]int
+	// Ceiling bounds what is sent, together with the other links that have the
+	// same one. May be nil.
+	Ceiling *Ceiling
 	// OnSession is called when a session began, before any frame or message of
 	// it is delivered. It must not block for long. May be nil.
 	OnSession func(*Session)
@@ -77,6 +85,8 @@ func (c *LinkConfig) fill() error {
 		return fmt.Errorf("transport: initial credit of %d bytes, at most %d", c.InitialCreditBytes, maxInitialCredit)
 	case c.CreditBudgetBytes < 2*c.InitialCreditBytes:
 		return fmt.Errorf("transport: credit budget of %d bytes is less than two initial credits", c.CreditBudgetBytes)
+	case checkShares(c.Shares) != nil:
+		return checkShares(c.Shares)
 	case len(c.Hello.Site) > maxStrBytes || len(c.Hello.Software) > maxStrBytes:
 		return errors.New("transport: site name or software version too long")
 	case len(c.Hello.OwnSubnets) > maxPrefixes || len(c.Hello.PeerSubnets) > maxPrefixes || len(c.Hello.OwnAddrs) > maxPrefixes:
@@ -100,6 +110,7 @@ type Link struct {
 	retired  map[[16]byte]bool // remote instances whose session with our present instance is over
 	session  *Session          // nil when there is none
 	stopped  bool
+	shares   map[string]int
 	nextLane uint64
 	lastErr  string
 	totals   linkTotals
@@ -108,7 +119,7 @@ type Link struct {
 // linkTotals are the counters of everything that has ended.
 type linkTotals struct {
 	lanes, sessions, refused uint64
-	sent, received           uint64
+	sent, received, lost     uint64
 	session                  sessionTotals
 }
 
@@ -120,6 +131,7 @@ func NewLink(cfg LinkConfig) (*Link, error) {
 	}
 	l := &Link{cfg: cfg, log: cfg.Log, began: time.Now(), retired: make(map[[16]byte]bool)}
 	l.instance = newInstance()
+	l.shares = maps.Clone(cfg.Shares)
 	return l, nil
 }
 
@@ -252,6 +264,7 @@ func (l *Link) account(ls *laneState, err error) {
 	l.totals.lanes++
 	l.totals.sent += st.BytesSent
 	l.totals.received += st.BytesRecv
+	l.totals.lost += st.BytesLost
 	if err != nil {
 		l.lastErr = err.Error()
 		var le *LaneError
@@ -361,6 +374,7 @@ func (l *Link) admit(ls *laneState, theirs *Hello, said [16]byte) (*Session, err
 		if theirs.PeerInstance != ([16]byte{}) && theirs.PeerInstance != l.instance {
 			return nil, refuse("hello of an earlier session, dial again")
 		}
+		old.noteClock(theirs.WallClock)
 		return old, nil
 	case l.retired[theirs.Instance]:
 		l.instance = newInstance()
@@ -369,6 +383,7 @@ func (l *Link) admit(ls *laneState, theirs *Hello, said [16]byte) (*Session, err
 		return nil, refuse("that session has ended, dial again")
 	}
 	s := newSession(l, *theirs, l.instance)
+	s.noteClock(theirs.WallClock)
 	l.session = s
 	if old != nil {
 		l.totals.sessions++

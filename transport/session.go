@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -27,6 +28,8 @@ type Session struct {
 	even  bool          // flow numbers drawn here are even: our instance is the smaller one
 	ready chan struct{} // closed when OnSession has returned
 	done  chan struct{}
+
+	skew atomic.Int64 // the peer's clock minus ours when its last hello arrived, ns
 
 	mu    sync.Mutex // guards everything below, the flows and the lane states included
 	err   error      // why it ended; nil while it lives
@@ -64,14 +67,19 @@ type Session struct {
 	goAway       []byte // record to repeat on new lanes
 	peerGoAway   bool
 	peerInfo     [3]uint64
-	kept         int64 // bytes of frames kept
-	frameBytes   int   // wire bytes a frame should not exceed
+	sched        *scheduler // nil: flows share evenly and nothing bounds them
+	charged      int64      // bytes the ceiling was told of
+	sentUDP      int64      // bytes the lanes have sent, as far as the ceiling was told
+	kept         int64      // bytes of frames kept
+	frameBytes   int        // wire bytes a frame should not exceed
 	rtt          time.Duration
 	granted      int64 // credit granted and not consumed, all flows
 	lastInfo     time.Time
 	recvPayload  uint64 // for the receive rate
 	recvReported uint64
 	totals       sessionTotals
+	recentSent   float64 // packets of about the last recentTime
+	recentLost   float64
 }
 
 type sessionTotals struct {
@@ -125,6 +133,9 @@ func newSession(l *Link, peer Hello, local [16]byte) *Session {
 		s.nextFlow = 2
 	}
 	s.wakeApp.L = &s.mu
+	if len(l.shares) > 0 || l.cfg.Ceiling != nil {
+		s.sched = newScheduler(l.shares)
+	}
 	return s
 }
 
@@ -317,6 +328,7 @@ func (s *Session) tick(now time.Time) error {
 	}
 	dead := s.checkLanes(now, stats)
 	s.measure()
+	s.trueUp()
 	s.dropOrphans(now)
 	s.nextOfCrowd()
 	s.info(now)
@@ -340,6 +352,22 @@ func (s *Session) laneStats() map[*laneState]LaneStats {
 	return m
 }
 
+// recentTime is the time over which the loss is averaged.
+const recentTime = 10 * time.Second
+
+// noteLoss counts what a lane has sent and lost since the last tick.
+func (s *Session) noteLoss(was, is *LaneStats) {
+	s.recentSent += float64(is.PacketsSent - was.PacketsSent)
+	s.recentLost += float64(is.PacketsLost - min(was.PacketsLost, is.PacketsLost))
+}
+
+// noteClock compares the peer's clock, as a hello said it, with ours.
+func (s *Session) noteClock(theirs time.Time) {
+	if !theirs.IsZero() {
+		s.skew.Store(int64(time.Until(theirs)))
+	}
+}
+
 // measure works out round trip and frame size from the lanes. A frame should
 // take the link no longer than frameTime, so that what comes behind it in the
 // same flow, or waits for a whole frame, does not wait long.
@@ -356,6 +384,9 @@ func (s *Session) measure() {
 	}
 	if rtt > 0 {
 		s.rtt = rtt
+	}
+	if c := s.link.cfg.Ceiling; c != nil && rate > 0 {
+		rate = min(rate, c.bytesPerSec())
 	}
 	if rate > 0 {
 		s.frameBytes = int(min(max(rate*uint64(frameTime)/uint64(time.Second), 8<<10), maxRawLength))

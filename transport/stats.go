@@ -23,7 +23,8 @@ type LinkStats struct {
 	Draining  bool // the peer takes no new flows
 
 	RTT, MinRTT time.Duration // smallest of the lanes
-	LossRatio   float64       // packets lost / packets sent, over the lanes there are
+	LossRatio   float64       // packets lost / packets sent, over about the last 10 s
+	ClockSkew   time.Duration // the peer's wall clock minus ours, good to about a round trip; 0 without a session
 	WANSent     uint64        // UDP payload bytes, all overhead counted
 	WANReceived uint64
 	Lanes       []LaneStats
@@ -39,6 +40,7 @@ type LinkStats struct {
 	FramesRecv    uint64
 	ResentFrames  uint64
 	ResentBytes   uint64 // of frames given to a lane again
+	LostBytes     uint64 // of packets that a lane had to send again
 	Duplicates    uint64 // frames that had arrived before
 	FrameErrors   uint64 // frames that broke the rules
 	PayloadSent   uint64 // payload bytes of frames, each counted once
@@ -49,8 +51,9 @@ type LinkStats struct {
 	QueuedMsgs    int
 	CreditGranted int64 // raw bytes granted and not taken
 	CreditBudget  int64
-	PeerRecvRate  uint64 // bytes per second the peer says it receives
-	FrameBytes    int    // wire bytes a frame should not exceed at present
+	PeerRecvRate  uint64       // bytes per second the peer says it receives
+	Classes       []ClassStats // of the running session; nil while nothing is shared
+	FrameBytes    int          // wire bytes a frame should not exceed at present
 }
 
 // Stats returns the link's counters.
@@ -60,7 +63,7 @@ func (l *Link) Stats() LinkStats {
 	st := LinkStats{
 		State: StateDown, LastError: l.lastErr,
 		LanesEnded: t.lanes, Refused: t.refused, Sessions: t.sessions,
-		WANSent: t.sent, WANReceived: t.received,
+		WANSent: t.sent, WANReceived: t.received, LostBytes: t.lost,
 		CreditBudget: l.cfg.CreditBudgetBytes,
 	}
 	l.mu.Unlock()
@@ -77,6 +80,11 @@ func (l *Link) Stats() LinkStats {
 		st.Flows = len(s.flows)
 		st.QueuedBytes, st.QueuedMsgs = s.kept, len(s.out)
 		st.CreditGranted, st.PeerRecvRate, st.FrameBytes = s.granted, s.peerInfo[infoReceiveRate], s.frameBytes
+		st.Classes = s.sched.stats()
+		st.ClockSkew = time.Duration(s.skew.Load()) + s.rtt/2 // the hello was under way for about that long
+		if s.recentSent >= 1 {
+			st.LossRatio = min(s.recentLost/s.recentSent, 1)
+		}
 		now := time.Now()
 		for _, ls := range s.lanes {
 			x, ok := lanes[ls]
@@ -108,22 +116,17 @@ func (l *Link) Credit() (granted, budget int64) {
 }
 
 func (st *LinkStats) addLanes() {
-	var sent, lost uint64
 	for i := range st.Lanes {
 		x := &st.Lanes[i]
 		st.WANSent += x.BytesSent
 		st.WANReceived += x.BytesRecv
-		sent += x.PacketsSent
-		lost += x.PacketsLost
+		st.LostBytes += x.BytesLost
 		if x.RTT > 0 && (st.RTT == 0 || x.RTT < st.RTT) {
 			st.RTT = x.RTT
 		}
 		if x.MinRTT > 0 && (st.MinRTT == 0 || x.MinRTT < st.MinRTT) {
 			st.MinRTT = x.MinRTT
 		}
-	}
-	if sent > 0 {
-		st.LossRatio = float64(lost) / float64(sent)
 	}
 }
 

@@ -25,8 +25,11 @@ const (
 	FlowFloorBytes = 16 << 10
 
 	minFlowFileBytes = 1 << 20
-	minTokenLength   = 16
-	maxNameLength    = 64
+
+	// minBandwidthBitsPerSec is what package transport takes as a ceiling.
+	minBandwidthBitsPerSec = 64_000
+	minTokenLength         = 16
+	maxNameLength          = 64
 )
 
 // Validate checks a Config made by hand in the same way as Parse does. All faults come back at once, as Faults.
@@ -98,19 +101,13 @@ func (c *Config) check() Faults {
 	k.limits()
 	k.stats()
 	k.log()
-	k.unserved()
+	k.tunnel()
 	return k.faults
 }
 
-// unserved warns of keys that are read and checked, but not acted on by this version.
-func (k *checker) unserved() {
-	if k.Tunnel.BandwidthBitsPerSec != 0 {
-		k.warn("tunnel.bandwidth", "is not enforced by this version", "shape the tunnel's UDP port with tc where a ceiling is needed")
-	}
-	for i, c := range k.Classes {
-		if c.SharePercent != 0 {
-			k.warn(fmt.Sprintf("class[%d].share", i), "is not enforced by this version: flows share the link evenly", "leave it out")
-		}
+func (k *checker) tunnel() {
+	if b := k.Tunnel.BandwidthBitsPerSec; b != 0 && b < minBandwidthBitsPerSec {
+		k.bad("tunnel.bandwidth", FormatRate(b)+" would starve the tunnel's own messages", "write at least "+FormatRate(minBandwidthBitsPerSec))
 	}
 }
 

@@ -184,6 +184,21 @@ func (c *Config) Peer(name string) (Peer, bool) {
 	return Peer{}, false
 }
 
+// Shares are the per cents of the bandwidth of the classes that have one, by name; nil when none has.
+func (c *Config) Shares() map[string]int {
+	var shares map[string]int
+	for _, class := range c.Classes {
+		if class.SharePercent == 0 {
+			continue
+		}
+		if shares == nil {
+			shares = make(map[string]int)
+		}
+		shares[class.Name] = class.SharePercent
+	}
+	return shares
+}
+
 // Default returns the configuration before anything is read. This is the only place where defaults are set.
 func Default() *Config {
 	return &Config{

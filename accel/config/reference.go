@@ -48,7 +48,7 @@ func Reference() []Key {
 		{"cache.memory", "size", `"1GiB"`, `"2GiB"`, "Memory for the index, the hot and open blocks, the compression contexts and the store's process; not the page cache. At least 32MiB per peer and at least 1/2048 of the size; with less than 1/16 the anchors are set wider apart, which costs some of the gain: `wanpair check` says how much."},
 
 		{"tunnel.listen", "address and port", `"0.0.0.0:4600"`, `"0.0.0.0:4600"`, "The UDP address peers reach this gateway at; `[::]` serves IPv6 and IPv4, `0.0.0.0` IPv4 alone. Open it in the firewall."},
-		{"tunnel.bandwidth", "rate", "unset", `"100mbit"`, "A ceiling for what is sent to all peers together. Not enforced by this version: `check` warns. Unset: the rate of the link is found out."},
+		{"tunnel.bandwidth", "rate", "unset", `"100mbit"`, "A ceiling for what is sent to all peers together, in UDP payload with all overhead and repeats; at least 64kbit. It holds over any second. Unset: the rate of the link is found out."},
 		{"tunnel.dscp", "number", "0", "18", "The differentiated services code point of the tunnel's packets, 0 to 63."},
 		{"tunnel.lanes", "number", "4", "4", "QUIC connections per peer, 1 to 16. More lanes use more processors and more of the paths a provider balances over."},
 		{"tunnel.governor", "true or false", "true", "true", "Whether the congestion window follows the measured bottleneck rate. With false quic-go's own loss-based control is used, which collapses on lossy links."},
@@ -77,7 +77,7 @@ func Reference() []Key {
 		{"class.subnets", "list of prefixes", "[]", `["10.1.9.0/24"]`, "Source or destination. Empty: all."},
 		{"class.action", "text", `"accelerate"`, `"relay"`, "\"accelerate\" is the full treatment, \"relay\" carries the flow through the tunnel without deduplication, \"pass\" leaves the connection alone."},
 		{"class.history", "text", `"on"`, `"off"`, "\"off\" keeps the class's flows out of the history, in both directions: nothing of them is stored, and nothing they send is looked up in what others sent; they are only compressed. For tenants who must not learn from the timing what others sent. The side that a connection comes from decides, so set it on both."},
-		{"class.share", "number", "unset", "20", "Per cent of the bandwidth the class gets when flows compete, 1 to 100; all shares together at most 100. Not enforced by this version: `check` warns. Unset: what is left, together with all other flows."},
+		{"class.share", "number", "unset", "20", "Per cent of the bandwidth the class gets when flows compete, 1 to 100; all shares together at most 100. What a class does not use, the others have. It rules what this side sends; the other side goes by its own class of the same name or, where it has none, by its own ports and subnets. Unset: what is left, at least 1 per cent, together with all other flows."},
 
 		{"limits.flows", "number", "10000", "10000", "Connections accelerated at the same time over all peers, 1 to 1000000."},
 		{"limits.memory", "size", `"512MiB"`, `"512MiB"`, "What all flows together may have received and not yet delivered; as much again may be kept of frames sent and not acknowledged, and a quarter of it of their raw bytes, to supply what the other side misses. At least 32KiB per flow of limits.flows."},

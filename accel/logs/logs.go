@@ -23,6 +23,7 @@ type Field struct{ Name, Meaning string }
 func Fields() []Field {
 	return []Field{
 		{"applied", "sections of the configuration that were taken over"},
+		{"bytes", "raw bytes"},
 		{"detail", "what exactly does not match"},
 		{"doing", "what was attempted"},
 		{"dst", "where the client connects to, address and port"},
@@ -59,6 +60,7 @@ func Fields() []Field {
 		{"version", "version of wanpair"},
 		{"warning", "something in the configuration that is allowed but hardly meant"},
 		{"why", "why it was done"},
+		{"wire_bytes", "what raw bytes became in frames"},
 	}
 }
 

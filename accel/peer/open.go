@@ -15,6 +15,7 @@ const (
 	Intercepted Kind = 1 // the far side dials Target as Client
 	Forward     Kind = 2 // the far side dials TargetName from its own address
 	echo        Kind = 3 // proof of work, never leaves the far gateway
+	Warm        Kind = 4 // fills both histories: the far side verifies what comes, keeps it in its history and delivers it nowhere
 )
 
 // OpenRequest is what the first frame of a flow says (protocol C1).
@@ -55,7 +56,7 @@ func appendOpen(dst []byte, r OpenRequest) ([]byte, error) {
 		dst = appendAddrPort(dst, r.Client)
 		dst = binary.AppendUvarint(dst, uint64(len(r.TargetName)))
 		dst = append(dst, r.TargetName...)
-	case echo:
+	case echo, Warm:
 	default:
 		return nil, fmt.Errorf("%w: kind %d", ErrOpenBody, r.Kind)
 	}
@@ -101,7 +102,7 @@ func parseOpen(b []byte) (OpenRequest, error) {
 			return r, fmt.Errorf("%w: target name", ErrOpenBody)
 		}
 		r.TargetName = string(name)
-	case echo:
+	case echo, Warm:
 	default:
 		return r, fmt.Errorf("%w: kind %d", ErrOpenBody, r.Kind)
 	}

@@ -88,6 +88,8 @@ type Config struct {
 	Features *dedupe.Features
 	// Serve handles a flow the other side opened, in a goroutine of its own; it must end by calling Stream.Close.
 	Serve func(context.Context, *Stream)
+	// Class says which class a flow the other side opened belongs to here, for its share of the link. Nil: the one the other side named.
+	Class func(OpenRequest) string
 }
 
 // Peer is one link's other end.
@@ -97,6 +99,7 @@ type Peer struct {
 	link    *transport.Link
 	codec   *dedupe.Codec
 	serve   func(context.Context, *Stream)
+	class   func(OpenRequest) string
 	began   chan *transport.Session
 	buffers buffers
 
@@ -135,6 +138,7 @@ func New(cfg Config) (*Peer, error) {
 		log:   cfg.Log.With("peer", cfg.Name),
 		codec: codec,
 		serve: cfg.Serve,
+		class: cfg.Class,
 		began: make(chan *transport.Session, 1),
 	}
 	p.features = dedupe.AllFeatures
@@ -143,6 +147,7 @@ func New(cfg Config) (*Peer, error) {
 	}
 	cfg.Link.Hello.Features |= featureBits(p.features)
 	cfg.Link.Log = p.log
+	cfg.Link.Hello.Features |= transport.FeatureWarm
 	cfg.Link.OnSession = p.sessionBegan
 	if p.link, err = transport.NewLink(cfg.Link); err != nil {
 		return nil, errors.Join(fmt.Errorf("peer %s: %w", cfg.Name, err), codec.Close())

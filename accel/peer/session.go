@@ -59,8 +59,16 @@ func (s *session) acceptStreams(ctx context.Context) error {
 			f.Abort(transport.AbortLinkLost)
 			return err
 		}
+		if s.peer.class != nil {
+			stream.Request.Class = s.peer.class(r)
+		}
+		f.SetClass(stream.Request.Class)
 		if r.Kind == echo {
 			s.peer.served.Go(func() { stream.answerEcho() })
+			continue
+		}
+		if r.Kind == Warm {
+			s.peer.served.Go(func() { stream.swallow() })
 			continue
 		}
 		s.peer.counters.FlowsServed.Add(1)
@@ -77,6 +85,7 @@ func (s *session) open(r OpenRequest) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.SetClass(r.Class)
 	stream, err := s.add(f, r, true)
 	if err != nil {
 		f.Abort(transport.AbortLinkLost)

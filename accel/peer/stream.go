@@ -29,6 +29,7 @@ type Stream struct {
 	mu       sync.Mutex
 	sentEnd  uint64 // number above the END frame, 0 = not sent
 	acked    uint64 // frames below are acknowledged
+	gotEnd   bool   // the other side's direction has ended
 	finished bool   // both directions ended cleanly on this side
 	released bool   // the encoder is closed
 	closed   bool   // no pump uses the stream any more
@@ -45,6 +46,13 @@ func (t *Stream) Opened() bool { return t.opened }
 
 // WANBytes are the payload bytes of the flow's frames, sent and received, without the tunnel's own overhead.
 func (t *Stream) WANBytes() (sent, received int64) { return t.wanSent.Load(), t.wanReceived.Load() }
+
+// HalfClosed says whether one direction has ended.
+func (t *Stream) HalfClosed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sentEnd > 0 || t.gotEnd
+}
 
 // Treatment says what the codec makes of the direction this side sends.
 func (t *Stream) Treatment() dedupe.Treatment { return t.encoder.Treatment() }
@@ -160,6 +168,11 @@ func (t *Stream) decoded(frame transport.Frame, data []byte, end bool, err error
 	t.flow.Acknowledge(frame.Number)
 	if t.Request.Kind != echo {
 		t.session.peer.counters.LANReceived.Add(int64(len(data)))
+	}
+	if end {
+		t.mu.Lock()
+		t.gotEnd = true
+		t.mu.Unlock()
 	}
 	return flow.Segment{Data: data, End: end}, nil
 }

@@ -164,6 +164,19 @@ func (p *Policy) decide(src, dst netip.AddrPort, s Situation, intercepted bool) 
 	return d
 }
 
+// ClassOf is the class of a flow the peer opened: the one the peer named if there is one of that name here, else the one its addresses belong to. dst
+// may be invalid where only a name is known.
+func (p *Policy) ClassOf(named string, src, dst netip.AddrPort) string {
+	if named != "" && slices.ContainsFunc(p.classes, func(c config.Class) bool { return c.Name == named }) {
+		return named
+	}
+	if !dst.IsValid() {
+		return ""
+	}
+	c, _ := p.class(src.Addr().Unmap(), dst.Addr().Unmap(), dst.Port())
+	return c.Name
+}
+
 func (p *Policy) isGateway(a netip.Addr) bool {
 	if p.ownAddrs[a] {
 		return true

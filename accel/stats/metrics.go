@@ -14,8 +14,9 @@ type collector struct {
 
 	build, peerUp, rtt, loss, skew, lanes                        *prometheus.Desc
 	lan, wan, resent, matched, literal, literalWire, opaque      *prometheus.Desc
+	classSent, classShare                                        *prometheus.Desc
 	active, held, ended, passed                                  *prometheus.Desc
-	repairs, frameErrors                                         *prometheus.Desc
+	repairs, frameErrors, hitAge                                 *prometheus.Desc
 	cache, cacheCapacity, cacheMemory, cacheEpochs, cacheUp      *prometheus.Desc
 	encoderQueue, credit, creditCapacity, healthy, ready, happen *prometheus.Desc
 }
@@ -32,7 +33,7 @@ func newCollector(snapshot func() Snapshot, events *Events) *collector {
 
 		peerUp: d("peer_up", "Whether the link to the peer is up.", "peer"),
 		rtt:    d("rtt_seconds", "Smoothed round-trip time of the link.", "peer"),
-		loss:   d("loss_ratio", "Share of the packets sent over the last seconds that were lost.", "peer"),
+		loss:   d("loss_ratio", "Share of the packets sent over about the last 10 s that were lost.", "peer"),
 		skew:   d("clock_skew_seconds", "The peer's wall clock minus ours.", "peer"),
 		lanes:  d("lanes", "Connections of the tunnel that carry traffic.", "peer"),
 
@@ -44,11 +45,15 @@ func newCollector(snapshot func() Snapshot, events *Events) *collector {
 		literalWire: d("literal_wire_bytes_total", "What the bytes not found became after compression.", "peer", "direction"),
 		opaque:      d("opaque_bytes_total", "Part of the bytes not found that is known to be encrypted or compressed, or only relayed.", "peer", "direction"),
 
+		classSent:  d("class_sent_bytes_total", "Bytes of frames sent for the flows of a class; class \"-\" is those without a share.", "peer", "class"),
+		classShare: d("class_share_ratio", "Share of the bandwidth a class is entitled to while classes compete.", "peer", "class"),
+
 		active:      d("flows_active", "Connections carried now.", "peer"),
 		held:        d("flows_held", "Connections that wait for a lost link.", "peer"),
 		ended:       d("flows_total", "Connections that were carried and have ended.", "outcome"),
 		passed:      d("flows_passed_total", "Connections that were not, or not fully, accelerated.", "reason"),
 		repairs:     d("cache_miss_repairs_total", "References the receiver could not resolve and was sent the bytes for.", "peer"),
+		hitAge:      d("hit_age_bytes", "How far behind the newest bytes of the history what was found of late lies, on average.", "peer"),
 		frameErrors: d("frame_errors_total", "Frames that broke the rules or did not verify.", "peer"),
 
 		cache:         d("cache_bytes", "Disk space the history takes."),
@@ -57,7 +62,7 @@ func newCollector(snapshot func() Snapshot, events *Events) *collector {
 		cacheEpochs:   d("cache_epochs", "Parts the history is kept in."),
 		cacheUp:       d("cache_up", "Whether the history can be used."),
 
-		encoderQueue:   d("encoder_queue_seconds", "How long frames wait for an encoder."),
+		encoderQueue:   d("encoder_queue_seconds", "How long work such as encoding waits for a processor."),
 		credit:         d("credit_bytes", "Bytes peers may still send or sent and readers have not taken."),
 		creditCapacity: d("credit_capacity_bytes", "Bound of wanpair_credit_bytes."),
 		happen:         d("events_total", "Changes of state as /api/v1/events lists them.", "kind"),
@@ -68,7 +73,7 @@ func newCollector(snapshot func() Snapshot, events *Events) *collector {
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.build, c.healthy, c.ready, c.peerUp, c.rtt, c.loss, c.skew, c.lanes, c.lan, c.wan, c.resent, c.matched, c.literal, c.literalWire, c.opaque,
-		c.active, c.held, c.ended, c.passed, c.repairs, c.frameErrors, c.cache, c.cacheCapacity, c.cacheMemory, c.cacheEpochs, c.cacheUp,
+		c.classSent, c.classShare, c.active, c.held, c.ended, c.passed, c.repairs, c.hitAge, c.frameErrors, c.cache, c.cacheCapacity, c.cacheMemory, c.cacheEpochs, c.cacheUp,
 		c.encoderQueue, c.credit, c.creditCapacity, c.happen,
 	} {
 		out <- d
@@ -107,9 +112,18 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		traffic(c.literalWire, p.Sent.LiteralWireBytes, p.Received.LiteralWireBytes)
 		traffic(c.opaque, p.Sent.OpaqueBytes, p.Received.OpaqueBytes)
 		counter(c.resent, p.ResentBytes, p.Name)
+		for _, class := range p.Classes {
+			name := class.Name
+			if name == "" {
+				name = "-" // no name of a class begins with it
+			}
+			counter(c.classSent, class.SentBytes, p.Name, name)
+			gauge(c.classShare, float64(class.SharePercent)/100, p.Name, name)
+		}
 		gauge(c.active, float64(p.FlowsActive), p.Name)
 		gauge(c.held, float64(p.FlowsHeld), p.Name)
 		counter(c.repairs, p.MissRepairs, p.Name)
+		gauge(c.hitAge, float64(p.HitAgeBytes), p.Name)
 		counter(c.frameErrors, p.FrameErrors, p.Name)
 	}
 	for _, o := range Outcomes() {

@@ -29,7 +29,7 @@ type Snapshot struct {
 	FlowsEnded  map[Outcome]uint64       // flows that were carried, by how they ended
 	FlowsPassed map[policy.Reason]uint64 // connections not accelerated, by reason
 
-	EncoderQueue   time.Duration // how long frames wait for an encoder
+	EncoderQueue   time.Duration // how long work such as encoding waits for a processor
 	MemoryBytes    int64         // credit granted and not yet returned, over all flows
 	MemoryCapacity int64         // its bound
 }
@@ -84,7 +84,7 @@ type Peer struct {
 	Since  time.Time // of State
 
 	RTT       time.Duration // smoothed; 0 when there is none
-	LossRatio float64       // of packets sent over the last seconds, 0 to 1
+	LossRatio float64       // of packets sent over about the last 10 s, 0 to 1
 	Lanes     int           // that carry traffic now
 	Skew      time.Duration // the peer's wall clock minus ours
 	Software  string        // the peer's version
@@ -95,11 +95,22 @@ type Peer struct {
 	Sent        Gain
 	Received    Gain
 
+	Classes []Class // that share the link; nil where nothing is shared
+
+	HitAgeBytes uint64 // how far behind the newest bytes of its log what was found of late lies
+
 	FlowsActive int
 	FlowsHeld   int // of them, waiting for a lost link
 
 	MissRepairs uint64 // references the receiver could not resolve and got the bytes for
 	FrameErrors uint64 // frames that broke the rules or did not verify
+}
+
+// Class is what a class of flows has had of the link to a peer.
+type Class struct {
+	Name         string `json:"name"` // "" for the flows of no class with a share
+	SharePercent int    `json:"share_percent"`
+	SentBytes    uint64 `json:"sent_bytes"` // of frames, with what was sent again
 }
 
 // Cache is the state of the history on disk.

@@ -31,6 +31,7 @@ func testSnapshot() Snapshot {
 			Name: "nyc", State: StateUp, Since: time.Now().Add(-30 * time.Second), RTT: 100 * time.Millisecond, LossRatio: 0.01, Lanes: 4, Software: "v1",
 			LAN: Traffic{Sent: 1000, Received: 2000}, WAN: Traffic{Sent: 100, Received: 400}, ResentBytes: 3,
 			Sent:        Gain{MatchedBytes: 900, LiteralBytes: 100, LiteralWireBytes: 50, OpaqueBytes: 10},
+			Classes:     []Class{{SharePercent: 70, SentBytes: 60}, {Name: "backup", SharePercent: 30, SentBytes: 40}},
 			FlowsActive: 2, MissRepairs: 1, FrameErrors: 4,
 		}},
 		Cache:       Cache{SizeBytes: 5, CapacityBytes: 10, Epochs: 2},
@@ -108,7 +109,11 @@ func TestStatsDocument(t *testing.T) {
 			"sent":     map[string]any{"matched_bytes": 900.0, "literal_bytes": 100.0, "literal_wire_bytes": 50.0, "opaque_bytes": 10.0},
 			"received": map[string]any{"matched_bytes": 0.0, "literal_bytes": 0.0, "literal_wire_bytes": 0.0, "opaque_bytes": 0.0},
 		},
-		"flows_active": 2.0, "flows_held": 0.0, "cache_miss_repairs": 1.0, "frame_errors": 4.0,
+		"classes": []any{
+			map[string]any{"name": "", "share_percent": 70.0, "sent_bytes": 60.0},
+			map[string]any{"name": "backup", "share_percent": 30.0, "sent_bytes": 40.0},
+		},
+		"flows_active": 2.0, "flows_held": 0.0, "hit_age_bytes": 0.0, "cache_miss_repairs": 1.0, "frame_errors": 4.0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("peer (-want +got):\n%s", diff)

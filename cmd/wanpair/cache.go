@@ -27,6 +27,7 @@ import (
 type cacheCmd struct {
 	Info   cacheInfoCmd   `cmd:"" help:"Show what the cache holds, per peer. The gateway may be running."`
 	Verify cacheVerifyCmd `cmd:"" help:"Read everything in the cache and compare it with its checksums. The gateway must not be running."`
+	Warm   cacheWarmCmd   `cmd:"" help:"Send files through the tunnel once, so that both sites have them before they are asked for."`
 	Serve  cacheServeCmd  `cmd:"" hidden:"" help:"Keep a cache for the gateway that started this process."`
 }
 

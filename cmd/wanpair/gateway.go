@@ -17,6 +17,7 @@ import (
 
 	"wanpair/accel"
 	"wanpair/accel/config"
+	"wanpair/accel/control"
 	"wanpair/accel/egress"
 	"wanpair/accel/intercept"
 	"wanpair/accel/peer"
@@ -109,6 +110,11 @@ func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger, level
 	group, groupCtx := errgroup.WithContext(outer)
 	group.Go(func() error { return endpoint.Run(groupCtx) })
 	group.Go(func() error { return server.Run(groupCtx) })
+	if socket, err := control.Listen(ctx, control.Path(cfg.Cache.Dir), gateway.Warm, log); err != nil {
+		log.Warn("no control socket: wanpair cache warm will not work", "err", err)
+	} else {
+		group.Go(func() error { return socket.Run(groupCtx) })
+	}
 	if parts.FlowLog != nil {
 		group.Go(func() error { return parts.FlowLog.Run(groupCtx) })
 	}
@@ -215,6 +221,13 @@ func interceptConfig(cfg *config.Config) intercept.Config {
 // addPeers opens each peer's cache and joins it with the gateway; it returns what the tunnel must know of them.
 func addPeers(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, gateway *accel.Gateway) ([]quictun.Peer, error) {
 	var tunnels []quictun.Peer
+	var ceiling *transport.Ceiling // one for all
+	if bits := cfg.Tunnel.BandwidthBitsPerSec; bits != 0 {
+		var err error
+		if ceiling, err = transport.NewCeiling(bits); err != nil {
+			return nil, err
+		}
+	}
 	for _, pc := range cfg.Peers {
 		var p *peer.Peer
 		p, err := peer.New(peer.Config{
@@ -230,6 +243,8 @@ func addPeers(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, gatew
 				},
 				CreditBudgetBytes: cfg.Limits.MemoryBytes / int64(len(cfg.Peers)),
 				Hold:              cfg.Limits.Hold,
+				Shares:            cfg.Shares(),
+				Ceiling:           ceiling,
 			},
 			Cache: dedupe.Config{
 				Dir:         filepath.Join(cfg.Cache.Dir, pc.Name),
@@ -241,6 +256,7 @@ func addPeers(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, gatew
 				OnStore:      logStore(log, gateway.Events(), pc.Name),
 			},
 			Serve: func(ctx context.Context, s *peer.Stream) { gateway.ServeStream(ctx, p, s) },
+			Class: gateway.ClassOf,
 		})
 		if err != nil {
 			return nil, err

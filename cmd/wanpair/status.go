@@ -215,6 +215,12 @@ func peerPage(p *printer, peer stats.PeerReport) {
 	}
 	p.line("sent       %s", gain(peer.Gain.Sent))
 	p.line("received   %s", gain(peer.Gain.Received))
+	if peer.HitAgeBytes > 0 {
+		p.line("hits       %s back in the history, on average", size(int64(peer.HitAgeBytes)))
+	}
+	for _, c := range peer.Classes {
+		p.line("class      %s: sent %s, entitled to %d %%", cmp.Or(c.Name, "all others"), size(int64(c.SentBytes)), c.SharePercent)
+	}
 	p.line("flows      %d running, %d held; %d repairs, %d bad frames", peer.FlowsActive, peer.FlowsHeld, peer.MissRepairs, peer.FrameErrors)
 }
 

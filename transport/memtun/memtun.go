@@ -22,6 +22,10 @@ import (
 // few of them.
 const chunkBytes = 8 << 10
 
+// ackBytes is about what the acknowledgement of a piece takes under QUIC. It is
+// counted, but takes no time of the wire.
+const ackBytes = 30
+
 // Config says how a wire behaves. The zero value is a perfect wire without
 // delay.
 type Config struct {

@@ -62,6 +62,9 @@ type world struct {
 	quit  chan struct{} // closed when everything has ended
 
 	mayAbort bool // flows may end for other reasons than their own
+
+	shared  bool               // classes have shares
+	ceiling *transport.Ceiling // of both ends; nil: none
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
@@ -73,6 +76,12 @@ func newWorld(t *testing.T, seed uint64) *world {
 		Loss:   rng.Float64() * 0.1,
 		Rate:   50_000 << rng.IntN(8),
 		Ahead:  16 << 10,
+	}
+	if w.shared = rng.IntN(2) == 0; w.shared && rng.IntN(2) == 0 {
+		var err error
+		if w.ceiling, err = transport.NewCeiling(1_600_000 << rng.IntN(6)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if rng.IntN(4) == 0 {
 		w.cfg.Streams = 1 + rng.IntN(8)
@@ -95,7 +104,29 @@ func (w *world) config(site string) transport.LinkConfig {
 	c := tuntest.Config(site)
 	c.InitialCreditBytes = 16 << 10
 	c.CreditBudgetBytes = 4 << 20
+	if w.shared {
+		c.Shares = map[string]int{"some": 50, "few": 5}
+		c.Ceiling = w.ceiling
+	}
 	return c
+}
+
+// classify puts a flow into some class, or none, and may change the shares.
+func (w *world) classify(f *transport.Flow) {
+	if !w.shared {
+		return
+	}
+	f.SetClass([]string{"some", "few", "", "unknown"}[w.draw(4)])
+	if w.draw(4) > 0 {
+		return
+	}
+	shares := []map[string]int{nil, {"few": 100}, {"some": 1, "more": 7}}[w.draw(3)]
+	w.mu.Lock()
+	end := w.a
+	w.mu.Unlock()
+	if err := end.Link.SetShares(shares); err != nil {
+		w.t.Error(err)
+	}
 }
 
 func (w *world) run() {
@@ -272,6 +303,7 @@ func (w *world) flow(s, _ *transport.Session) {
 		}
 		time.Sleep(time.Second)
 	}
+	w.classify(f)
 	if _, err := f.WaitAnswer(); err != nil {
 		w.ended(f, b, "answer", err)
 		return

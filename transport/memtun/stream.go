@@ -110,6 +110,14 @@ func (s *stream) pause(d time.Duration) {
 	}
 }
 
+// heard counts the acknowledgement of a piece: a lane that only sends hears
+// from the other end too.
+func (e *Lane) heard() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.recv += ackBytes
+}
+
 // arrive delivers piece seq; timers due at the same time may fire in any order.
 func (s *stream) arrive(seq uint64, piece []byte, fin bool) {
 	to := s.from.peer
@@ -120,6 +128,7 @@ func (s *stream) arrive(seq uint64, piece []byte, fin bool) {
 	if gone {
 		return
 	}
+	to.wire.later(to.wire.cfg.Delay, s.from.heard)
 	s.mu.Lock()
 	if s.waiting == nil {
 		s.waiting = make(map[uint64]func())

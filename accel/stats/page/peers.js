@@ -22,10 +22,11 @@ function tiles(p) {
     ["WAN received", bits(now.wan.received), "60 s: " + bits(minute.wan.received) + "\nin all: " + bytes(p.wan_bytes.received)],
     ["Reduction, sent", factor(p.reduction_ratio), "60 s: " + factor(p.reduction_ratio_60s) + "\ndedupe: " + factor(p.dedupe_ratio)],
     ["Reduction, received", factor(p.received_reduction_ratio), "60 s: " + factor(p.received_reduction_ratio_60s) + "\ndedupe: " + factor(p.received_dedupe_ratio)],
-    ["Bytes known already", share(raw - literal), "new: " + share(literal - opaque) + ", as " + bytes(wire) + "\nnot reducible: " + share(opaque)],
+    ["Bytes known already", share(raw - literal), "new: " + share(literal - opaque) + ", as " + bytes(wire) + "\nnot reducible: " + share(opaque) + (p.hit_age_bytes > 0 ? "\nfound " + bytes(p.hit_age_bytes) + " back" : "")],
     ["Round trip", p.rtt_seconds > 0 ? milliseconds(p.rtt_seconds) : "–", percent(p.loss_ratio, 2) + " lost\n" + bytes(p.resent_bytes) + " sent again"],
-    ["Flows", String(p.flows_active), p.flows_held + " held"],
+    ["Flows", p.flows_active.toLocaleString("en"), p.flows_held.toLocaleString("en") + " held"],
     ["Lanes", String(p.lanes), p.cache_miss_repairs + " repairs\n" + p.frame_errors + " bad frames"],
+    ...(p.classes ?? []).map((c) => ["Class " + (c.name || "of all others"), c.share_percent + " %", bytes(c.sent_bytes) + " sent"]),
   ];
 }
 
@@ -60,17 +61,20 @@ class Peer {
     const detail = "for " + duration(p.state_seconds) + (p.software ? ", runs " + p.software : "") + (p.detail ? ": " + p.detail : "") +
       (Math.abs(p.clock_skew_seconds) > 1 ? ", its clock differs by " + p.clock_skew_seconds.toFixed(1) + " s" : "");
     setText(this.section.querySelector(".detail"), detail);
-    tiles(p).forEach(([title, value, more], i) => this.tile(i, title, value, more));
+    const shown = tiles(p);
+    shown.forEach(([title, value, more], i) => this.tile(i, title, value, more));
+    while (this.tiles.children.length > shown.length) this.tiles.lastChild.remove();
   }
 
   tile(i, title, value, more) {
     let dl = this.tiles.children[i];
     if (!dl) {
       dl = element("div");
-      dl.append(element("dt", title), element("dd"));
+      dl.append(element("dt"), element("dd"));
       dl.lastChild.append(element("span"));
       this.tiles.append(dl);
     }
+    setText(dl.firstChild, title);
     const dd = dl.lastChild, lines = parts(more);
     setText(dd.firstChild, value);
     while (dd.children.length <= lines.length) dd.append(element("small"));
