@@ -25,7 +25,7 @@ type commands struct {
 	Status  statusCmd  `cmd:"" help:"Show the state of a running gateway on one page."`
 	Top     topCmd     `cmd:"" help:"Watch a running gateway: its flows, sorted and filtered, live."`
 	Doctor  doctorCmd  `cmd:"" help:"Look for what keeps a gateway from working: this host, the way to the peers, the running gateway."`
-	Cache   cacheCmd   `cmd:"" help:"Look at the cache on disk: what it holds, whether it is sound."`
+	Cache   cacheCmd   `cmd:"" help:"Look at the cache on disk, check it, fill it."`
 	Keygen  keygenCmd  `cmd:"" help:"Make a private key and print its public key."`
 	Pubkey  pubkeyCmd  `cmd:"" help:"Print the public key of the private key on standard input."`
 	Version versionCmd `cmd:"" help:"Print version, commit, Go and protocol."`
@@ -45,13 +45,7 @@ func main() {
 func run(args []string, out output) int {
 	var root commands
 	code := -1
-	parser, err := kong.New(&root,
-		kong.Name("wanpair"),
-		kong.Description("WAN accelerator: deduplicates, compresses and tunnels the TCP between two sites."),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Writers(out.stdout, out.stderr),
-		kong.Exit(func(c int) { code = c }),
-		kong.Bind(out))
+	parser, err := newParser(&root, out, kong.Exit(func(c int) { code = c }))
 	if err != nil {
 		panic(err) // the struct above is wrong, which the first test finds
 	}
@@ -72,6 +66,19 @@ func run(args []string, out output) int {
 		return exitFault
 	}
 	return 0
+}
+
+//go:generate go test -run TestGeneratedFiles -update
+
+// newParser makes the command line's parser, which is also what the manual pages and the completions are made from.
+func newParser(root *commands, out output, more ...kong.Option) (*kong.Kong, error) {
+	return kong.New(root, append([]kong.Option{
+		kong.Name("wanpair"),
+		kong.Description("WAN accelerator: deduplicates, compresses and tunnels the TCP between two sites."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Writers(out.stdout, out.stderr),
+		kong.Bind(out),
+	}, more...)...)
 }
 
 // complain prints an error: faults of the configuration a line each, which editors can jump to, anything else in one line.
