@@ -76,7 +76,7 @@ const probeTimeout = time.Second
 // Examine looks at everything and returns what was found, area by area, worst first.
 func Examine(ctx context.Context, s Subject) []Finding {
 	var all []Finding
-	for _, look := range []func(context.Context, Subject) []Finding{host, limits, cache, routes, network, gateway} {
+	for _, look := range []func(context.Context, Subject) []Finding{host, machine, limits, cache, routes, network, gateway} {
 		part := look(ctx, s)
 		slices.SortStableFunc(part, func(a, b Finding) int { return int(b.Severity) - int(a.Severity) })
 		all = append(all, part...)
@@ -156,7 +156,9 @@ const (
 
 func peer(r *stats.Report, p stats.PeerReport) []Finding {
 	var out []Finding
-	if p.State != stats.StateUp {
+	if why := handshake(p); p.State != stats.StateUp && len(why) > 0 {
+		out = append(out, why...)
+	} else if p.State != stats.StateUp {
 		out = append(out, found(Fault, AreaGateway, "Compare with what was found about the network here, then ask wanpair status on the other side: does it run, do the keys match, does UDP arrive there?",
 			"peer %s is %s for %.0f s: %s", p.Name, p.State, p.StateSeconds, p.Detail))
 	}
