@@ -61,9 +61,8 @@ func TestWarmThatBreaksOff(t *testing.T) {
 	defer b.end(t)
 	join(t, a, b, memtun.Config{})
 	waitUp(t, a, b)
-	data := text(1<<20, 2)
-	for _, cause := range []error{errors.New("disk"), io.ErrUnexpectedEOF} {
-		_, err := a.warm(t, io.MultiReader(bytes.NewReader(data[:700_000]), iotest.ErrReader(cause)))
+	for i, cause := range []error{errors.New("disk"), io.ErrUnexpectedEOF} {
+		_, err := a.warm(t, io.MultiReader(bytes.NewReader(text(700_000, uint64(20+i))), iotest.ErrReader(cause)))
 		if !errors.Is(err, cause) {
 			t.Errorf("got %v, want %v", err, cause)
 		}
@@ -79,7 +78,7 @@ func TestWarmThatBreaksOff(t *testing.T) {
 		t.Error("a warm-up that was given up ended well")
 	}
 	stream.Close()
-	if _, err := a.warm(t, bytes.NewReader(data)); err != nil {
+	if _, err := a.warm(t, bytes.NewReader(text(1<<20, 30))); err != nil {
 		t.Errorf("again: %v", err)
 	}
 }
