@@ -92,6 +92,12 @@ func FuzzReadRequest(f *testing.F) {
 	f.Add(request(1, 10, 2, 0, 3, 0, 80))
 	f.Add(request(3, append([]byte{7}, "db.test\x15\x38"...)...))
 	f.Add([]byte{5, 255})
+	for _, whole := range [][]byte{request(1, 10, 2, 0, 3, 0, 80), request(3, append([]byte{7}, "db.test\x15\x38"...)...), request(4, append(make([]byte, 16), 0, 80)...),
+		request(9, 1), request(3, 0, 0, 80), request(3, 1, ' ', 0, 80)} {
+		for n := range len(whole) + 1 {
+			f.Add(whole[:n])
+		}
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		talk := say(b...)
 		target, err := ReadRequest(talk)

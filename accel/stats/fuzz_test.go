@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"strings"
 	"testing"
 
 	"wanpair/accel/config"
@@ -21,7 +22,9 @@ func fuzzServer(cfg config.Stats) http.Handler {
 func FuzzQueries(f *testing.F) {
 	paths := []string{"/api/v1/stats", "/api/v1/flows", "/api/v1/events", "/api/v1/top", "/api/v1/history"}
 	for i, q := range []string{"", "limit=3&sort=wan&peer=nyc&state=open&reason=8&q=10.2", "reason=none", "limit=5", "since=1700000000", "since=-9223372036854775808",
-		"limit=99999999999999999999", "sort=size", "a=b", "%zz", "limit=1;limit=2", "limit=1&limit=2", "q=%00%ff"} {
+		"limit=99999999999999999999", "sort=size", "a=b", "%zz", "limit=1;limit=2", "limit=1&limit=2", "q=%00%ff", "since=yesterday", "limit=-1", "reason=peer_down&state=passed", strings.Repeat("q=x&", 2000)} {
+		f.Add(uint8(4), q)
+		f.Add(uint8(3), q)
 		f.Add(uint8(i), q)
 		f.Add(uint8(1), q)
 	}

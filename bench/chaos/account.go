@@ -129,6 +129,13 @@ func (a *account) find(topic, format string, args ...any) Finding {
 	return f
 }
 
+// found says whether there was a finding of a topic.
+func (a *account) found(topic string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.suppressed[topic] > 0
+}
+
 // begin and heal tell the account that a fault is going on, or that all is well again.
 func (a *account) begin(name string) {
 	a.mu.Lock()

@@ -89,7 +89,7 @@ func (c *campaign) run(ctx context.Context) (err error) {
 			err = errors.Join(fmt.Errorf("%w: %s; logs and data are in %s", ErrViolation, c.result.Violations[0].What, c.dir), err)
 		}
 		err = errors.Join(err, c.result.save(c.plan))
-		if !c.plan.Keep && len(c.result.Violations) == 0 && err == nil {
+		if !c.plan.Keep && len(c.result.Violations) == 0 && err == nil && !c.account.found("dumped") {
 			err = os.RemoveAll(c.dir)
 		}
 	}()
