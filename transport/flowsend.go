@@ -249,10 +249,15 @@ func (f *Flow) nextFrame(ls *laneState) *outFrame {
 
 // pickLane returns the usable lane that would have the next frame through
 // first, among those without a write of f outstanding; nil when there is none.
+// Bulk takes the first bulkLanes only.
 func (s *Session) pickLane(f *Flow) (best *laneState) {
 	var bestTime time.Duration
+	usable := 0
 	for _, ls := range s.lanes {
-		if !ls.usable() || f != nil && slices.Contains(f.busy, ls) {
+		if !ls.usable() {
+			continue
+		}
+		if usable++; f != nil && (s.bulkLanes > 0 && usable > s.bulkLanes || slices.Contains(f.busy, ls)) {
 			continue
 		}
 		if t := ls.through(); best == nil || t < bestTime {

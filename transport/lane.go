@@ -33,6 +33,14 @@ type Lane interface {
 	Stats() LaneStats
 }
 
+// Sharer is a [Lane] that can be told as how many senders the lanes to its peer
+// shall count together, where the path has to be shared with others.
+type Sharer interface {
+	// SetSenders is told the number of flows that move bulk, at least 1 and at
+	// most the number of lanes. It must not block.
+	SetSenders(n int)
+}
+
 // FrameWriter is the sending side of one frame stream. Write and Close are for
 // one goroutine, Cancel for any.
 //
@@ -67,6 +75,7 @@ type LaneStats struct {
 	RTT, MinRTT  time.Duration
 	WindowBytes  uint64 // congestion window
 	RateBytes    uint64 // bytes per second the lane is thought to carry towards the peer
+	LinkBytes    uint64 // bytes per second all lanes to the peer are thought to carry together
 	BytesSent    uint64 // UDP payload, all overhead and repeats counted
 	BytesRecv    uint64
 	PacketsSent  uint64

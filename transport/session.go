@@ -72,6 +72,7 @@ type Session struct {
 	sentUDP      int64      // bytes the lanes have sent, as far as the ceiling was told
 	kept         int64      // bytes of frames kept
 	frameBytes   int        // wire bytes a frame should not exceed
+	bulkLanes    int        // lanes that bulk is spread over; 0: all
 	rtt          time.Duration
 	granted      int64 // credit granted and not consumed, all flows
 	lastInfo     time.Time
@@ -329,10 +330,14 @@ func (s *Session) tick(now time.Time) error {
 	dead := s.checkLanes(now, stats)
 	s.measure()
 	s.trueUp()
+	senders, sharer := s.senders()
 	s.dropOrphans(now)
 	s.nextOfCrowd()
 	s.info(now)
 	s.mu.Unlock()
+	if sharer != nil {
+		sharer.SetSenders(senders)
+	}
 	for _, ls := range dead {
 		s.link.log.Warn("lane stalled", "peer", s.peer.Site, "lane", ls.id, "remote", ls.stats.Remote)
 		ls.lane.Close(LaneStalled, "no byte for 3 s")
@@ -374,9 +379,10 @@ func (s *Session) noteClock(theirs time.Time) {
 func (s *Session) measure() {
 	const frameTime = 25 * time.Millisecond
 	var rtt time.Duration
-	var rate uint64
+	var rate, link uint64
 	for _, ls := range s.lanes {
 		st := &ls.stats
+		link = max(link, st.LinkBytes)
 		if st.RTT > 0 && (rtt == 0 || st.RTT < rtt) {
 			rtt = st.RTT
 		}
@@ -385,12 +391,46 @@ func (s *Session) measure() {
 	if rtt > 0 {
 		s.rtt = rtt
 	}
+	s.bulkLanes = len(s.lanes)
+	if link > 0 {
+		s.bulkLanes = spread(link)
+		rate = link / uint64(min(s.bulkLanes, len(s.lanes)))
+	}
 	if c := s.link.cfg.Ceiling; c != nil && rate > 0 {
 		rate = min(rate, c.bytesPerSec())
 	}
 	if rate > 0 {
 		s.frameBytes = int(min(max(rate*uint64(frameTime)/uint64(time.Second), 8<<10), maxRawLength))
 	}
+}
+
+// senders is how many flows move bulk, at least 1 and at most the number of
+// lanes, and a lane to tell it to; nil when there is none that wants to know.
+func (s *Session) senders() (n int, sharer Sharer) {
+	for _, ls := range s.lanes {
+		if x, ok := ls.lane.(Sharer); ok && ls.usable() {
+			sharer = x
+		}
+	}
+	if sharer == nil {
+		return 0, nil
+	}
+	for _, f := range s.flows {
+		if f.inFlight >= interactiveBytes {
+			if n++; n == len(s.lanes) {
+				break
+			}
+		}
+	}
+	return max(n, 1), sharer
+}
+
+// spread is how many lanes bulk is spread over: one as long as that is enough,
+// so that small frames find lanes without a queue, and on slow links lanes do
+// not wait for the acknowledgements of the others.
+func spread(rate uint64) int {
+	const laneRate = 12_500_000 // bytes per second: 100 Mbit/s
+	return 1 + int(rate/laneRate)
 }
 
 func (s *Session) dropOrphans(now time.Time) {

@@ -153,7 +153,7 @@ func (e *Endpoint) dial(ctx context.Context, tr *quic.Transport, p *peer, n *int
 	p.mu.Lock()
 	p.dialWorks = true
 	p.mu.Unlock()
-	err = p.Link.ServeLane(ctx, newLane(won.conn, ctl, true, won.gov))
+	err = p.Link.ServeLane(ctx, newLane(won.conn, ctl, true, won.gov, p.lanes))
 	if err != nil && ctx.Err() == nil {
 		return e.failed(p, won.endpoint, e.explain(p, won.addr, err), err)
 	}

@@ -60,6 +60,7 @@ type peer struct {
 	Peer
 	pins  atomic.Pointer[[]pin]
 	lower bool // our key is bytewise smaller than all of the peer's: we dial first
+	lanes *governor.Group
 
 	mu        sync.Mutex
 	small     bool // the path carried small packets only, when it carried any
@@ -99,7 +100,7 @@ func Listen(cfg Config) (*Endpoint, error) {
 		if p.Link == nil || len(p.PublicKeys) == 0 {
 			return nil, fmt.Errorf("quictun: peer %q without a link or a public key", p.Name)
 		}
-		x := &peer{Peer: p, lower: true}
+		x := &peer{Peer: p, lower: true, lanes: governor.NewGroup(rand.Uint64())}
 		if err := x.setKeys(p.PublicKeys, own); err != nil {
 			return nil, err
 		}
@@ -230,7 +231,7 @@ func (e *Endpoint) newGovernor() *governor.Governor {
 	if !e.gov {
 		return nil
 	}
-	return governor.New(rand.Uint64())
+	return governor.New()
 }
 
 // serverTLS accepts the keys of every peer.
@@ -292,7 +293,7 @@ func (e *Endpoint) serve(ctx context.Context, conn *quic.Conn, gov *governor.Gov
 	p.mu.Lock()
 	p.dialWorks = false
 	p.mu.Unlock()
-	if err := p.Link.ServeLane(ctx, newLane(conn, ctl, false, gov)); err != nil {
+	if err := p.Link.ServeLane(ctx, newLane(conn, ctl, false, gov, p.lanes)); err != nil {
 		e.log.Debug("lane ended", "peer", p.Name, "remote", conn.RemoteAddr().String(), "err", err)
 	}
 }

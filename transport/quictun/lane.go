@@ -31,20 +31,27 @@ type lane struct {
 	dialed bool
 	closed atomic.Pointer[transport.LaneError] // by this side
 	gov    *governor.Governor                  // nil: the connection runs as quic-go has it
-	ranked sync.Once                           // the control stream has its priority
+	group  *governor.Group
+	ranked sync.Once // the control stream has its priority
 	credit streamCredit
 }
 
-var _ transport.Lane = (*lane)(nil)
+var (
+	_ transport.Lane   = (*lane)(nil)
+	_ transport.Sharer = (*lane)(nil)
+)
 
-// newLane makes a lane of a connection whose control stream is there; gov may
-// be nil.
-func newLane(conn *quic.Conn, ctl *quic.Stream, dialed bool, gov *governor.Governor) *lane {
+// newLane makes a lane of a connection whose control stream is there. gov may
+// be nil; group is that of the lanes to the same peer.
+func newLane(conn *quic.Conn, ctl *quic.Stream, dialed bool, gov *governor.Governor, group *governor.Group) *lane {
 	if gov != nil {
-		gov.Attach(conn)
+		gov.Attach(conn, group)
 	}
-	return &lane{conn: conn, ctl: ctl, dialed: dialed, gov: gov}
+	return &lane{conn: conn, ctl: ctl, dialed: dialed, gov: gov, group: group}
 }
+
+// SetSenders implements transport.Sharer.
+func (l *lane) SetSenders(n int) { l.group.SetWeight(n) }
 
 // mayRank says whether priorities of streams may be set: not while the governor
 // is about to take over, which it does at the first packets of the hello.
@@ -151,7 +158,7 @@ func (l *lane) Stats() transport.LaneStats {
 		PacketsSent: st.PacketsSent, PacketsLost: st.PacketsLost, BytesLost: st.BytesLost,
 	}
 	if l.gov != nil && l.gov.Rate() > 0 {
-		x.RateBytes, x.WindowBytes = l.gov.Rate(), l.gov.Window()
+		x.RateBytes, x.LinkBytes, x.WindowBytes = l.gov.Rate(), l.gov.GroupRate(), l.gov.Window()
 	} else if st.SmoothedRTT > 0 {
 		x.RateBytes = uint64(float64(st.CongestionWindow) / st.SmoothedRTT.Seconds())
 	}

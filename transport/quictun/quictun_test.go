@@ -213,7 +213,8 @@ func connectorWith(t testing.TB, change func(*quic.Config)) tuntest.Connect {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.CloseWithError(0, ""); _ = far.CloseWithError(0, "") })
-		return newLane(conn, ctl, true, gov), &lateLane{lane: newLane(far, nil, false, handshakeOf(far.Context()).gov)}
+		return newLane(conn, ctl, true, gov, ea.peers[0].lanes),
+			&lateLane{lane: newLane(far, nil, false, handshakeOf(far.Context()).gov, eb.peers[0].lanes)}
 	}
 }
 

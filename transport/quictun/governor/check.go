@@ -40,7 +40,7 @@ func Check() error {
 		return fmt.Errorf("governor: check: %w", err)
 	}
 	defer func() { _ = ln.Close() }()
-	g := New(1)
+	g := New()
 	governed := conf.Clone()
 	governed.Tracer = g.Tracer
 	conn, err := ta.Dial(ctx, b.LocalAddr(), client, governed)
@@ -48,7 +48,7 @@ func Check() error {
 		return fmt.Errorf("governor: check: %w", err)
 	}
 	defer func() { _ = conn.CloseWithError(0, "") }()
-	g.Attach(conn)
+	g.Attach(conn, NewGroup(1))
 	far, err := ln.Accept(ctx)
 	if err != nil {
 		return fmt.Errorf("governor: check: %w", err)

@@ -4,7 +4,7 @@ import "time"
 
 // endRound takes stock of a round trip.
 func (m *Model) endRound(now time.Duration) {
-	limited := m.roundPeak+4*m.packet >= m.window*3/4
+	limited := m.roundPeak+m.play() >= m.window*3/4
 	switch m.phase {
 	case startup:
 		m.checkFull(limited)

@@ -61,3 +61,29 @@ func (f *minFilter) add(now, rtt time.Duration) {
 }
 
 func (f *minFilter) get() time.Duration { return f.min }
+
+// capacityTime is how long the largest bandwidth ever seen counts as what the
+// path carries.
+const capacityTime = 5 * time.Minute
+
+// capacity remembers the largest bandwidth of some minutes.
+type capacity struct {
+	best, next float64
+	since      time.Duration
+}
+
+func (c *capacity) add(now time.Duration, bw float64) {
+	if now-c.since >= capacityTime {
+		c.best, c.next, c.since = c.next, 0, now
+	}
+	c.next = max(c.next, bw)
+	c.best = max(c.best, bw)
+}
+
+func (c *capacity) get() float64 { return c.best }
+
+// doubt lowers it: there may be less by now.
+func (c *capacity) doubt() { c.best, c.next = c.best*doubt, c.next*doubt }
+
+// set replaces it by what was found out otherwise.
+func (c *capacity) set(bw float64) { c.best, c.next = bw, bw }

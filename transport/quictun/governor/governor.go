@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"sync/atomic"
 	"time"
@@ -22,23 +23,29 @@ var ErrMoved = errors.New("governor: quic-go's congestion controller has moved")
 // the connection, and [Governor.Attach] names the connection once it is there;
 // before that the connection runs as quic-go has it.
 type Governor struct {
-	conn     atomic.Pointer[quic.Conn]
+	conn     atomic.Pointer[attachment]
 	attached atomic.Bool
 	failed   atomic.Pointer[error]
 	rate     atomic.Uint64 // bytes per second
+	whole    atomic.Uint64 // of the group
 	window   atomic.Int64  // bytes
 	proved   atomic.Bool   // the connection has had the window we set
 
 	// What follows belongs to the connection's goroutine.
 	fields *fields
-	model  *Model
-	began  time.Time
-	seed   uint64
+	member *member
 	flight int64
+	looked time.Time // when it was last looked whether it strays
+}
+
+// attachment is the connection and the group its governor belongs to.
+type attachment struct {
+	conn  *quic.Conn
+	group *Group
 }
 
 // New returns a governor for one connection.
-func New(seed uint64) *Governor { return &Governor{began: time.Now(), seed: seed} }
+func New() *Governor { return new(Governor) }
 
 // Tracer is a quic.Config.Tracer for one connection only.
 func (g *Governor) Tracer(context.Context, bool, quic.ConnectionID) qlogwriter.Trace { return g }
@@ -52,8 +59,9 @@ func (g *Governor) SupportsSchemas(string) bool { return false }
 // Close implements qlogwriter.Recorder.
 func (g *Governor) Close() error { return nil }
 
-// Attach names the connection the tracer belongs to.
-func (g *Governor) Attach(c *quic.Conn) { g.conn.Store(c) }
+// Attach names the connection the tracer belongs to, and the group of
+// connections to the same peer.
+func (g *Governor) Attach(c *quic.Conn, group *Group) { g.conn.Store(&attachment{c, group}) }
 
 // Attached says whether the governor has taken over. Once it has, everything
 // it changed in the connection happened before.
@@ -67,8 +75,12 @@ func (g *Governor) Err() error {
 	return nil
 }
 
-// Rate is the bandwidth towards the peer in bytes per second, 0 when unknown.
+// Rate is the connection's part of the bandwidth towards the peer in bytes per
+// second, 0 when unknown.
 func (g *Governor) Rate() uint64 { return g.rate.Load() }
+
+// GroupRate is the bandwidth of the group's connections together.
+func (g *Governor) GroupRate() uint64 { return g.whole.Load() }
 
 // Window is the congestion window in bytes, 0 when unknown.
 func (g *Governor) Window() uint64 { return uint64(g.window.Load()) }
@@ -80,31 +92,38 @@ func (g *Governor) RecordEvent(e qlogwriter.Event) {
 	if !ok {
 		return
 	}
-	c := g.conn.Load()
-	if c == nil || g.failed.Load() != nil {
+	a := g.conn.Load()
+	if a == nil || g.failed.Load() != nil {
 		return
 	}
 	if g.fields == nil {
-		f, err := find(c)
+		f, err := find(a.conn)
 		if err != nil {
 			g.failed.Store(&err)
 			return
 		}
 		g.fields = f
 		// What came of the bytes so far is not known: begin with the next event.
-		g.model = NewModel(f.window(), f.packetSize(), g.seed)
 		g.flight = int64(ev.BytesInFlight)
-		g.model.Begin(Sample{Now: time.Since(g.began), InFlight: g.flight, Lost: int64(c.ConnectionStats().BytesLost)})
+		g.join(a)
 		return
 	}
-	g.step(c, &ev)
+	g.step(a, &ev)
 }
 
-func (g *Governor) step(c *quic.Conn, ev *qlog.MetricsUpdated) {
-	s := Sample{Now: time.Since(g.began), InFlight: int64(ev.BytesInFlight), RTT: ev.LatestRTT}
-	if s.InFlight > g.flight {
-		g.flight = s.InFlight
-		g.model.Sent(s)
+// join makes the connection a member of its group until it ends.
+func (g *Governor) join(a *attachment) {
+	st := a.conn.ConnectionStats()
+	mb := a.group.join(g.fields.window(), g.fields.packetSize(), g.flight, int64(st.BytesLost), st.MinRTT)
+	g.member = mb
+	context.AfterFunc(a.conn.Context(), mb.leave)
+}
+
+func (g *Governor) step(a *attachment, ev *qlog.MetricsUpdated) {
+	flight := int64(ev.BytesInFlight)
+	var v verdict
+	if flight > g.flight {
+		g.flight = flight
 		if w := g.window.Load(); w != 0 && w == int64(ev.CongestionWindow) {
 			g.proved.Store(true)
 		}
@@ -112,16 +131,27 @@ func (g *Governor) step(c *quic.Conn, ev *qlog.MetricsUpdated) {
 			g.fields.quieten()
 			g.attached.Store(true)
 		}
-		return
+		v = g.member.sent(flight)
+	} else {
+		g.flight = flight
+		st := a.conn.ConnectionStats()
+		v = g.member.acked(report{flight, int64(st.BytesLost), st.BytesReceived, g.fields.packetSize(), ev.LatestRTT})
+		if now := time.Now(); now.Sub(g.looked) >= strayPeriod {
+			g.looked = now
+			if g.member.strays() {
+				g.member.leave()
+				g.join(&attachment{a.conn, NewGroup(rand.Uint64())})
+			}
+		}
 	}
-	g.flight = s.InFlight
-	st := c.ConnectionStats()
-	s.Lost, s.Packet = int64(st.BytesLost), g.fields.packetSize()
-	window := g.model.Acked(s)
-	g.fields.set(window, g.model.Startup())
-	g.window.Store(window)
-	g.rate.Store(uint64(g.model.Bandwidth()))
+	g.fields.set(v.window, v.startup)
+	g.window.Store(v.window)
+	g.rate.Store(uint64(v.bandwidth))
+	g.whole.Store(uint64(v.whole))
 }
+
+// strayPeriod is how often it is looked whether a connection takes another path than the others of its group.
+const strayPeriod = time.Second
 
 // fields are the places of a connection's controller.
 type fields struct {
@@ -225,10 +255,10 @@ func (f *fields) set(window int64, startup bool) {
 // String shows the model's state, for traces. It must not be called while the
 // connection runs, but in tests where time stands still.
 func (g *Governor) String() string {
-	m := g.model
-	if m == nil {
+	if g.member == nil {
 		return "-"
 	}
-	return fmt.Sprintf("%s bw %.1f Mbit/s minrtt %v headroom %.2f low %.4f high %.4f", m.phase, m.Bandwidth()*8/1e6,
-		m.MinRTT().Round(100*time.Microsecond), m.headroom, m.lowLoss.get(), m.highLoss.get())
+	m := g.member.group.model
+	return fmt.Sprintf("%s bw %.1f Mbit/s minrtt %v headroom %.2f low %.4f high %.4f window %d of %d cap %.1f part %.2f wmax %.0f", m.phase, m.Bandwidth()*8/1e6,
+		m.MinRTT().Round(100*time.Microsecond), m.headroom, m.lowLoss.get(), m.highLoss.get(), g.member.window, m.window, m.capacity.get()*8/1e6, m.part(), m.rival.wmax)
 }

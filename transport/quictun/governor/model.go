@@ -86,6 +86,7 @@ type Model struct {
 	minRTT     minFilter
 	base       minFilter // the same over minutes: the path itself
 	rival      rival
+	capacity   capacity
 	lastAcked  int64
 	phase      phase
 	phaseRound int64 // round in which the phase began
@@ -101,13 +102,15 @@ type Model struct {
 	roundPhase phase     // in which this round began
 	wasPhase   phase     // and the one before: losses are seen a round trip late
 	rng        uint64
+	lanes      int64   // connections: each may leave a packet's room
+	weight     float64 // as how many senders it counts
 }
 
 // NewModel returns a model that starts with a window of bytes; seed makes
 // probes of different connections fall apart.
 func NewModel(window, packet int64, seed uint64) *Model {
 	return &Model{
-		window: window, packet: packet, rng: seed | 1, headroom: headroomMax, probe: probeGain,
+		window: window, packet: packet, rng: seed | 1, headroom: headroomMax, probe: probeGain, lanes: 1, weight: 1,
 		minRTT: minFilter{bucket: 3 * time.Second}, base: minFilter{bucket: time.Minute},
 	}
 }
@@ -145,6 +148,17 @@ func (m *Model) Sent(s Sample) {
 	m.roundPeak = max(m.roundPeak, s.InFlight)
 }
 
+// Abandon takes a sample after bytes in flight were given up: nobody will say
+// what became of them.
+func (m *Model) Abandon(s Sample) {
+	if s.InFlight < m.inFlight {
+		m.inFlight = s.InFlight
+	}
+}
+
+// play is what may be missing from a window that is used up.
+func (m *Model) play() int64 { return (2 + 2*m.lanes) * m.packet }
+
 // markEvery is how fine marks are, in packets.
 const markEvery = 4
 
@@ -158,7 +172,7 @@ func (m *Model) mark(s Sample) {
 	}
 	m.marks = append(m.marks, mark{
 		sent: m.sent, at: s.Now, delivered: m.delivered, deliveredAt: m.deliveredAt, firstSent: m.firstSent,
-		limited: s.InFlight+4*m.packet >= m.window || m.phase == startup && s.InFlight*2 >= m.window,
+		limited: s.InFlight+m.play() >= m.window || m.phase == startup && s.InFlight*2 >= m.window,
 	})
 }
 
@@ -214,5 +228,6 @@ func (m *Model) rate(now time.Duration) {
 	if p.limited || bw > m.bw.get() {
 		m.roundBW = max(m.roundBW, bw)
 		m.bw.add(m.round, bw)
+		m.capacity.add(now, bw)
 	}
 }

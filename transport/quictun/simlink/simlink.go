@@ -169,12 +169,13 @@ type Net struct {
 	AtoB, BtoA *Direction
 	mu         sync.Mutex
 	conns      map[string]*Conn
+	cut        map[string]bool
 	next       int
 }
 
 // New returns a link; stop ends its goroutines, which wg waits for.
 func New(ab, ba Params, seed uint64, wg *sync.WaitGroup, stop <-chan struct{}) *Net {
-	n := &Net{AtoB: NewDirection(ab, seed), BtoA: NewDirection(ba, seed+1), conns: make(map[string]*Conn)}
+	n := &Net{AtoB: NewDirection(ab, seed), BtoA: NewDirection(ba, seed+1), conns: make(map[string]*Conn), cut: make(map[string]bool)}
 	wg.Go(func() { n.AtoB.Run(stop) })
 	wg.Go(func() { n.BtoA.Run(stop) })
 	return n
@@ -196,6 +197,14 @@ func (n *Net) Socket(a bool) *Conn {
 	return c
 }
 
+// Cut loses everything from now on that the socket with the address sends, or
+// that is sent to it.
+func (n *Net) Cut(addr net.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut[addr.String()] = true
+}
+
 // WriteTo implements net.PacketConn.
 func (c *Conn) WriteTo(p []byte, to net.Addr) (int, error) {
 	select {
@@ -205,6 +214,9 @@ func (c *Conn) WriteTo(p []byte, to net.Addr) (int, error) {
 	}
 	c.net.mu.Lock()
 	peer := c.net.conns[to.String()]
+	if c.net.cut[to.String()] || c.net.cut[c.addr.String()] {
+		peer = nil
+	}
 	c.net.mu.Unlock()
 	if peer != nil {
 		c.out.Send(p, func(data []byte) {
