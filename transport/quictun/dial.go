@@ -25,13 +25,14 @@ const (
 
 // keepLane dials lane i of p whenever there is none.
 func (e *Endpoint) keepLane(ctx context.Context, tr *quic.Transport, p *peer, i int) {
+	sock := e.conn
 	if i > 0 {
 		conn, err := listenUDP(ctx, unspecified(e.Addr()), e.cfg.Mark, e.cfg.DSCP)
 		if err != nil {
 			e.log.Error("no socket for a further lane", "peer", p.Name, "lane", i, "err", err)
 			return
 		}
-		tr = &quic.Transport{Conn: conn}
+		sock, tr = conn, &quic.Transport{Conn: conn}
 		defer func() {
 			_ = tr.Close()
 			_ = conn.Close()
@@ -47,7 +48,7 @@ func (e *Endpoint) keepLane(ctx context.Context, tr *quic.Transport, p *peer, i 
 			pause(ctx, quickRedial)
 			continue
 		}
-		err := e.dial(ctx, tr, p, &n)
+		err := e.dial(ctx, sock, tr, p, &n)
 		if ctx.Err() != nil {
 			return
 		}
@@ -103,7 +104,7 @@ const maxAttempts = 4
 // every redialPeriod while earlier ones still wait: QUIC's own repeats become
 // rarer the longer nothing is heard, and a path that comes back shall be found
 // within a second. The first attempt that succeeds counts.
-func (e *Endpoint) dial(ctx context.Context, tr *quic.Transport, p *peer, n *int) error {
+func (e *Endpoint) dial(ctx context.Context, sock *socket, tr *quic.Transport, p *peer, n *int) error {
 	dctx, cancel := context.WithCancel(ctx)
 	results := make(chan dialled)
 	running, made := 0, 0
@@ -153,6 +154,7 @@ func (e *Endpoint) dial(ctx context.Context, tr *quic.Transport, p *peer, n *int
 	p.mu.Lock()
 	p.dialWorks = true
 	p.mu.Unlock()
+	defer sock.watch(won.conn)()
 	err = p.Link.ServeLane(ctx, newLane(won.conn, ctl, true, won.gov, p.lanes))
 	if err != nil && ctx.Err() == nil {
 		return e.failed(p, won.endpoint, e.explain(p, won.addr, err), err)

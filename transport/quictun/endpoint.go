@@ -72,7 +72,7 @@ type Endpoint struct {
 	cfg   Config
 	log   *slog.Logger
 	cert  tls.Certificate
-	conn  *net.UDPConn
+	conn  *socket
 	peers []*peer
 	said  repeats
 	small smallPaths
@@ -293,6 +293,7 @@ func (e *Endpoint) serve(ctx context.Context, conn *quic.Conn, gov *governor.Gov
 	p.mu.Lock()
 	p.dialWorks = false
 	p.mu.Unlock()
+	defer e.conn.watch(conn)()
 	if err := p.Link.ServeLane(ctx, newLane(conn, ctl, false, gov, p.lanes)); err != nil {
 		e.log.Debug("lane ended", "peer", p.Name, "remote", conn.RemoteAddr().String(), "err", err)
 	}

@@ -14,10 +14,10 @@ import (
 // socketBufferBytes holds 1 Gbit/s for 130 ms while the process does not run.
 const socketBufferBytes = 16 << 20
 
-// listenUDP opens a plain UDP socket: quic-go then sets the Don't Fragment bit
-// and uses segmentation offload and batched reads on it. mark is the SO_MARK of
+// listenUDP opens a UDP socket: quic-go sets the Don't Fragment bit and uses
+// segmentation offload and batched reads on it. mark is the SO_MARK of
 // its packets, 0 for none; dscp their code point.
-func listenUDP(ctx context.Context, address string, mark, dscp int) (*net.UDPConn, error) {
+func listenUDP(ctx context.Context, address string, mark, dscp int) (*socket, error) {
 	var sockErr error
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		err := c.Control(func(fd uintptr) {
@@ -48,7 +48,7 @@ func listenUDP(ctx context.Context, address string, mark, dscp int) (*net.UDPCon
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*net.UDPConn), nil
+	return newSocket(conn.(*net.UDPConn)), nil
 }
 
 // forceBuffer sets a socket buffer beyond the system's limit where the process

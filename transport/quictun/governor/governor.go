@@ -157,11 +157,16 @@ const strayPeriod = time.Second
 type fields struct {
 	handler    reflect.Value // *sentPacketHandler, its element
 	congestion unsafe.Pointer
+	holder     *controller // the interface that holds it
 	cwnd       *int64
 	ssthresh   *int64
 	datagram   *int64
 	qlogger    *qlogwriter.Recorder
 }
+
+// controller is how Go keeps a value of an interface type with methods. Looking
+// at it costs less than reflection, which this is checked against once.
+type controller struct{ table, data unsafe.Pointer }
 
 // find looks the fields up by name and type.
 func find(c *quic.Conn) (f *fields, err error) {
@@ -178,6 +183,9 @@ func find(c *quic.Conn) (f *fields, err error) {
 	f = &fields{handler: handler.Elem().Elem()}
 	if err := f.resolve(); err != nil {
 		return nil, err
+	}
+	if f.holder.data != f.congestion {
+		return nil, fmt.Errorf("%w: interfaces are not what they were", ErrMoved)
 	}
 	// Not needed, only cheaper with it.
 	if q := conn.FieldByName("qlogger"); q.IsValid() && q.Type() == reflect.TypeFor[qlogwriter.Recorder]() {
@@ -204,6 +212,7 @@ func (f *fields) resolve() error {
 		*p = (*int64)(unsafe.Pointer(v.UnsafeAddr()))
 	}
 	f.congestion = iface.Elem().UnsafePointer()
+	f.holder = (*controller)(unsafe.Pointer(iface.UnsafeAddr()))
 	evenPacer(ctl, *f.datagram)
 	return nil
 }
@@ -240,7 +249,7 @@ func (f *fields) quieten() {
 // set writes the window. Below the slow start threshold quic-go paces at twice
 // the window per round trip, above at five quarters.
 func (f *fields) set(window int64, startup bool) {
-	if f.handler.FieldByName("congestion").Elem().UnsafePointer() != f.congestion {
+	if f.holder.data != f.congestion {
 		if f.resolve() != nil {
 			return
 		}
