@@ -65,6 +65,17 @@ func (m *Model) checkFull(limited bool) {
 	}
 }
 
+// delay watches the queue while startup doubles the window: once it stands,
+// growing on would only fill it.
+func (m *Model) delay(rtt time.Duration) {
+	least := m.minRTT.get()
+	if m.phase != startup || rtt < least+min(max(least/8, 4*time.Millisecond), 16*time.Millisecond) {
+		m.delayed = 0
+		return
+	}
+	m.delayed++
+}
+
 // lossRatio is a ratio that forgets.
 type lossRatio struct{ lost, sent float64 }
 
@@ -159,7 +170,7 @@ func (m *Model) control(acked int64) {
 	}
 	switch m.phase {
 	case startup:
-		if m.roundPeak*2 >= m.window {
+		if m.roundPeak*2 >= m.window && m.delayed < startupDelays {
 			m.window += acked
 		}
 		if lost := m.lost - m.roundLost; lost > 20*m.packet && float64(lost) > startupLoss*float64(m.sent-m.roundSent+m.inFlight) {

@@ -15,6 +15,7 @@ const (
 	lumps           = time.Millisecond // and what goes in the time of quic-go's pacing steps
 	headroomMax     = 0.06             // of the product, to be in flight beyond it while cruising
 	headroomStep    = 0.02             // it falls by so much when it costs packets
+	startupDelays   = 8                // so many acknowledgements in a row that waited: no growth until the round is judged
 	startupLoss     = 0.1              // a round of startup that loses more has overrun the queue
 )
 
@@ -93,6 +94,7 @@ type Model struct {
 	phaseAt    time.Duration
 	full       float64 // bandwidth at the last growth
 	stale      int     // rounds without growth
+	delayed    int     // acknowledgements in a row that showed a queue, in startup
 	window     int64
 	headroom   float64
 	probe      float64   // gain of the next probe
@@ -194,6 +196,7 @@ func (m *Model) Acked(s Sample) int64 {
 			m.minRTT.add(s.Now, s.RTT)
 			m.base.add(s.Now, s.RTT)
 			m.heard(s.Now, s.RTT)
+			m.delay(s.RTT)
 			if m.roundRTT == 0 || s.RTT < m.roundRTT {
 				m.roundRTT = s.RTT
 			}

@@ -303,7 +303,11 @@ func TestGoodput(t *testing.T) {
 				if full[0] < c.want*0.75 && c.rtt < 200*ms {
 					t.Errorf("%.1f Mbit/s after 1.5 s", full[0])
 				}
-				if repeats := float64(dropped) / float64(sent); repeats > 0.035 {
+				most := 0.01
+				if c.queue < 1 {
+					most = 0.035 // startup overruns so short a queue within a round trip
+				}
+				if repeats := float64(dropped) / float64(sent); repeats > most {
 					t.Errorf("%.1f %% of the packets overran the queue", repeats*100)
 				}
 			})
