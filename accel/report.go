@@ -117,6 +117,7 @@ func (g *Gateway) peerSnapshot(p *member, link transport.LinkStats, active int) 
 		FlowsActive: active,
 		MissRepairs: uint64(codec.Repairs),
 		FrameErrors: uint64(counters.FrameErrors.Load()),
+		ZstdLevel:   codec.EffortLevel,
 	}
 	if link.State == transport.StateHeld {
 		out.FlowsHeld = active

@@ -203,5 +203,9 @@ func (c *Codec) storeBacklog() int64 { return max(c.plan.HotBytes/2, 16<<20) }
 // mayStore tells whether there is room for more in memory and on disk.
 func (c *Codec) mayStore() bool {
 	z := c.store.Backlog()
-	return z < c.storeBacklog() && (c.cfg.Dir == "" || c.store.Disk()+z < c.cfg.SizeBytes && c.store.Writable())
+	if c.cfg.Dir != "" && c.store.Disk()+z >= c.cfg.SizeBytes {
+		c.makeRoom() // nothing gets full any more that would ask for it
+		return false
+	}
+	return z < c.storeBacklog() && (c.cfg.Dir == "" || c.store.Writable())
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"wanpair/dedupe/anchor"
 	"wanpair/dedupe/history"
 	"wanpair/dedupe/index"
 	"wanpair/dedupe/ledger"
@@ -62,9 +63,11 @@ type Codec struct {
 	index   *index.Index
 	pool    *literal.Pool
 	scratch chan *scratch
-	logs    [2]logState
-	stats   counters
-	level   atomic.Int32 // see SetEffort
+	// fingerprint names the window before an anchor: anchor.Fingerprint, or something worse in tests.
+	fingerprint func(window []byte) uint64
+	logs        [2]logState
+	stats       counters
+	effort      effort
 
 	// life is held for reading by Encode and Decode, for writing while a session begins or the codec closes.
 	life   sync.RWMutex
@@ -97,7 +100,7 @@ func Open(cfg Config) (*Codec, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Codec{cfg: cfg, plan: plan(cfg), stop: make(chan struct{}), scratch: make(chan *scratch, cfg.Concurrency)}
+	c := &Codec{cfg: cfg, plan: plan(cfg), stop: make(chan struct{}), scratch: make(chan *scratch, cfg.Concurrency), fingerprint: anchor.Fingerprint}
 	c.flows.encoders = map[*Encoder]struct{}{}
 	c.flows.byFlow = map[uint64]*Encoder{}
 	c.repairs.limit = cfg.RepairBytes

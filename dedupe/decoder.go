@@ -457,7 +457,7 @@ func (m *matcher) scan(from, to int) {
 			return
 		}
 		if w := m.window(i); w != nil {
-			m.anchor = append(m.anchor, found{anchor.Fingerprint(w), i})
+			m.anchor = append(m.anchor, found{m.view.c.fingerprint(w), i})
 		}
 	}
 }

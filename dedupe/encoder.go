@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -21,6 +22,9 @@ const (
 	// longRun: a copy is stored again while the run it belongs to, counted over frames, is shorter than this. So the log stays contiguous where an
 	// edited copy of something is sent, and does not grow where a repeat is.
 	longRun = 64 << 10
+	// anchoredPart: the anchors of a copy stored again are indexed anew when those of its source are older than this part of the cache. So what is in
+	// use is still found when its oldest copy has gone, and a copy of something recent costs no second look at its bytes.
+	anchoredPart = 4
 	// tryZstdEvery: of an incompressible flow only each 16th frame's literals are given to zstd, to see whether it still is one.
 	tryZstdEvery = 16
 	// sparser is how many halvings fewer anchors an incompressible flow gets.
@@ -78,6 +82,7 @@ type Encoder struct {
 	stream    *literal.Encoder
 	coded     int    // bytes of literals that the stream has taken
 	number    uint64 // of the frame in work
+	strain    strain
 
 	mu      sync.Mutex
 	block   *history.Block // being filled
@@ -131,6 +136,7 @@ func (e *Encoder) Encode(dst, src []byte, number uint64, end bool) ([]byte, erro
 	if e.gone.Load() || e.ended {
 		return nil, ErrClosed
 	}
+	began := time.Now()
 	sc := c.borrow()
 	defer c.giveBack(sc)
 
@@ -145,6 +151,7 @@ func (e *Encoder) Encode(dst, src []byte, number uint64, end bool) ([]byte, erro
 	dst = e.encode(dst, src, &h, sc, number)
 	e.sent.Store(number + 1)
 	c.stats.rawIn.Add(int64(len(src)))
+	c.effort.note(&e.strain, began, time.Now(), len(sc.matcher.lits))
 	return dst, nil
 }
 

@@ -59,6 +59,7 @@ func (m *move) drained() bool {
 // makeRoom starts the removal of an epoch when the disk is nearly full.
 func (c *Codec) makeRoom() {
 	z := c.store.Sizes()
+	c.retain(z.Disk + z.Backlog)
 	spare := 2 * c.plan.EpochBytes
 	if c.cfg.Dir == "" || z.Disk+z.Backlog < c.cfg.SizeBytes-spare {
 		return
@@ -90,6 +91,19 @@ func (c *Codec) makeRoom() {
 	if ask {
 		first := tail >> history.BlockShift
 		c.post(&token.Message{Kind: token.KindRetract, Ranges: []token.Range{{First: first, Count: end>>history.BlockShift - first}}})
+	}
+}
+
+// retain marks the oldest quarter of both logs, once the cache fills: what is used from there is stored again, or the best-used data would fall out by
+// age.
+func (c *Codec) retain(used int64) {
+	if used < c.cfg.SizeBytes*3/4 {
+		return
+	}
+	for log := range c.logs {
+		l := &c.logs[log]
+		tail := l.tail.Load()
+		raise(&l.retain, tail+(l.head.Load()-tail)/4)
 	}
 }
 

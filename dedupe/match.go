@@ -1,6 +1,7 @@
 package dedupe
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"wanpair/dedupe/anchor"
@@ -24,6 +25,11 @@ const (
 	minFine   = 10
 	fineRange = 4096
 	fineBits  = 14
+	// nearDiagonal is how far beside the diagonal of the match before a window is searched for, nearGap how long behind that match: a row that got
+	// longer or went moves all that follows by so much.
+	nearDiagonal = 256
+	nearGap      = 1024
+	nearWindow   = 16
 )
 
 // span is a copy as found: input [src, src+n) is the log's bytes from pos on.
@@ -32,6 +38,7 @@ type span struct {
 	log    uint8
 	goesOn bool // where the copy before it, without literals between, left off
 	again  bool // stored again
+	scan   bool // its anchors are indexed where it is stored again
 	pos    uint64
 }
 
@@ -220,7 +227,7 @@ func (m *matcher) run(e *Encoder, in []byte, mask uint64, minLen int) {
 		if window == nil {
 			continue
 		}
-		fp := anchor.Fingerprint(window)
+		fp := m.view.c.fingerprint(window)
 		best := m.probe(fp, lit, i, minLen)
 		if best.n < minLen && m.view.ahead && !m.leads {
 			// Something new. Another flow may be at the same point of the same thing: one goes on, the others look again.
@@ -240,6 +247,7 @@ func (m *matcher) run(e *Encoder, in []byte, mask uint64, minLen int) {
 		lit, best = m.absorb(lit, best)
 		m.bridge(lit, best)
 		m.emit(best)
+		m.anchor = append(m.anchor, found{fp, i}) // if the copy is stored again, the next one is found there
 		i = m.chase(best.src + best.n)
 		lit = i
 		h = m.roll(i)
@@ -363,6 +371,12 @@ func (m *matcher) probe(fp uint64, lit, i, minLen int) (best span) {
 			best = span{src: i - b, n: b + f, log: m.log, pos: pos - uint64(b)}
 		}
 	}
+	if m.going && best.n == 0 && i-lit <= nearGap && i >= nearWindow {
+		if pos, ok := m.near(i, m.pos+uint64(i-lit)); ok {
+			b, f := m.view.backward(m.in[lit:i], m.log, pos), m.view.forward(m.in[i:], m.log, pos)
+			best = span{src: i - b, n: b + f, log: m.log, pos: pos - uint64(b)}
+		}
+	}
 	for _, h := range hits[:n] {
 		b := m.view.backward(m.in[lit:i], h.Log, h.Position)
 		if b < min(anchor.Window, i-lit) {
@@ -375,6 +389,15 @@ func (m *matcher) probe(fp uint64, lit, i, minLen int) (best span) {
 		}
 	}
 	return best
+}
+
+// near searches the log around pos for the last bytes before offset i and returns the position behind them.
+func (m *matcher) near(i int, pos uint64) (uint64, bool) {
+	from := pos - min(pos, nearDiagonal+nearWindow)
+	var ref []byte
+	ref, m.join[1] = m.view.read(m.log, from, 2*nearDiagonal+nearWindow, m.join[1])
+	k := bytes.Index(ref, m.in[i-nearWindow:i])
+	return from + uint64(k) + nearWindow, k >= 0
 }
 
 // bridge looks for what two matches have between them, now that the second is known.

@@ -87,7 +87,7 @@ type Stats struct {
 	StoreEpochs        int    // on disk, both logs
 	StoreFull          bool   // the file system has no space to spare: nothing is written
 	StoreOff           string // why nothing on disk can be used at the moment; "" while it can
-	EffortLevel        int    // zstd level in use: 0 fastest to 2 better
+	EffortLevel        int    // least zstd level of literals at present: 0 fastest to 2 better
 	StreamingContexts  int    // in use now, both directions
 }
 
@@ -131,6 +131,6 @@ func (c *Codec) Stats() Stats {
 		StoreEpochs:        len(st.Extents[own]) + len(st.Extents[peer]),
 		StoreFull:          st.Full,
 		StoreOff:           st.Off,
-		EffortLevel:        c.effort(),
+		EffortLevel:        c.effort.now(),
 	}
 }

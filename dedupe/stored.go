@@ -29,7 +29,8 @@ func (e *Encoder) mark(m *matcher, n int, out []stretch) ([]stretch, int) {
 			s := &m.spans[k]
 			old := s.pos < retain[s.log]
 			s.again = run < longRun || old
-			rescan = rescan || old
+			s.scan = s.again && (old || m.view.anchored(s)+uint64(c.cfg.SizeBytes/anchoredPart) < c.logs[s.log].head.Load())
+			rescan = rescan || s.scan
 		}
 		e.run = 0
 		if last := m.spans[j-1]; last.src+last.n == n {
@@ -41,7 +42,7 @@ func (e *Encoder) mark(m *matcher, n int, out []stretch) ([]stretch, int) {
 		e.run = 0
 	}
 	if rescan {
-		m.rescan(retain)
+		m.rescan()
 	}
 	from, total := 0, 0
 	for _, s := range m.spans {
@@ -61,10 +62,10 @@ func (e *Encoder) mark(m *matcher, n int, out []stretch) ([]stretch, int) {
 	return out, total
 }
 
-// rescan adds the anchors inside copies from the oldest part of a log: their index entries die with it, the bytes stored again need their own.
-func (m *matcher) rescan(retain [2]uint64) {
+// rescan adds the anchors inside copies whose index entries stand for an old part of a log: they die with it, the bytes stored again need their own.
+func (m *matcher) rescan() {
 	for _, s := range m.spans {
-		if s.pos >= retain[s.log] {
+		if !s.scan {
 			continue
 		}
 		i, end := s.src, s.src+s.n
@@ -73,11 +74,12 @@ func (m *matcher) rescan(retain [2]uint64) {
 			k, hash, ok := anchor.Scan(h, m.mask, m.in[i:end])
 			i, h = i+k, hash
 			if w := m.window(i); ok && w != nil {
-				m.anchor = append(m.anchor, found{anchor.Fingerprint(w), i})
+				m.anchor = append(m.anchor, found{m.view.c.fingerprint(w), i})
 			}
 		}
 	}
 	slices.SortFunc(m.anchor, func(a, b found) int { return a.end - b.end })
+	m.anchor = slices.Compact(m.anchor)
 }
 
 // store appends what is to be stored of a frame to the log and says so in its header.
@@ -99,6 +101,7 @@ func (e *Encoder) store(src []byte, h *token.Header, sc *scratch, number uint64)
 		kept = 0 // another block than the one the frame before ended in
 	}
 	fill(src, stretches, pieces)
+	e.inherit(m, pieces)
 	c.indexStored(own, stretches, pieces, m.anchor, kept, sc)
 	e.link(pieces)
 	c.stats.stored.Add(int64(total))
@@ -136,6 +139,34 @@ func (e *Encoder) store(src []byte, h *token.Header, sc *scratch, number uint64)
 	}
 }
 
+// anchored is the position below which, at the lowest, the anchors of a copy's source stand in the index.
+func (v *view) anchored(s *span) uint64 {
+	low := s.pos
+	for _, p := range [2]uint64{s.pos, s.pos + uint64(s.n) - 1} {
+		if b := v.lookup(s.log, p>>history.BlockShift).block; b != nil {
+			low = min(low, b.Anchored())
+		}
+	}
+	return low
+}
+
+// inherit notes in the blocks that a frame was stored in how old the anchors of its copies are.
+func (e *Encoder) inherit(m *matcher, pieces []piece) {
+	low := ^uint64(0)
+	for i := range m.spans {
+		if s := &m.spans[i]; s.again && !s.scan {
+			at := m.view.anchored(s)
+			if s.log != own { // ages in the other log count like ages in ours
+				at = e.c.logs[own].head.Load() - min(e.c.logs[s.log].head.Load()-at, e.c.logs[own].head.Load())
+			}
+			low = min(low, at)
+		}
+	}
+	for _, p := range pieces {
+		p.block.Inherit(low)
+	}
+}
+
 // crumbs tells whether what a frame would store is too little to be ever found again: less than a window, and no part of what the frame before or
 // the next one stores.
 func crumbs(stretches []stretch, total, n, kept int) bool {
@@ -144,6 +175,11 @@ func crumbs(stretches []stretch, total, n, kept int) bool {
 
 // fill copies the stored stretches of a frame into their places. Pieces without a block are skipped.
 func fill(src []byte, stretches []stretch, pieces []piece) {
+	for _, p := range pieces {
+		if p.block != nil {
+			p.block.Reserve(p.at + p.n)
+		}
+	}
 	k, done := 0, 0 // piece, and how much of it is filled
 	for _, s := range stretches {
 		for at := s.from; at < s.to; {

@@ -16,7 +16,7 @@ type collector struct {
 	lan, wan, resent, matched, literal, literalWire, opaque      *prometheus.Desc
 	classSent, classShare                                        *prometheus.Desc
 	active, held, ended, passed                                  *prometheus.Desc
-	repairs, frameErrors, hitAge                                 *prometheus.Desc
+	repairs, frameErrors, hitAge, zstd                           *prometheus.Desc
 	cache, cacheCapacity, cacheMemory, cacheEpochs, cacheUp      *prometheus.Desc
 	encoderQueue, credit, creditCapacity, healthy, ready, happen *prometheus.Desc
 }
@@ -56,6 +56,8 @@ func newCollector(snapshot func() Snapshot, events *Events) *collector {
 		hitAge:      d("hit_age_bytes", "How far behind the newest bytes of the history what was found of late lies, on average.", "peer"),
 		frameErrors: d("frame_errors_total", "Frames that broke the rules or did not verify.", "peer"),
 
+		zstd: d("zstd_level", "Compression of bytes not found in the history, as the encoders have time: 0 fastest to 2 smallest.", "peer"),
+
 		cache:         d("cache_bytes", "Disk space the history takes."),
 		cacheCapacity: d("cache_capacity_bytes", "Disk space the history may take."),
 		cacheMemory:   d("cache_memory_bytes", "Memory the history and its index take."),
@@ -73,7 +75,7 @@ func newCollector(snapshot func() Snapshot, events *Events) *collector {
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.build, c.healthy, c.ready, c.peerUp, c.rtt, c.loss, c.skew, c.lanes, c.lan, c.wan, c.resent, c.matched, c.literal, c.literalWire, c.opaque,
-		c.classSent, c.classShare, c.active, c.held, c.ended, c.passed, c.repairs, c.hitAge, c.frameErrors, c.cache, c.cacheCapacity, c.cacheMemory, c.cacheEpochs, c.cacheUp,
+		c.classSent, c.classShare, c.active, c.held, c.ended, c.passed, c.repairs, c.hitAge, c.frameErrors, c.zstd, c.cache, c.cacheCapacity, c.cacheMemory, c.cacheEpochs, c.cacheUp,
 		c.encoderQueue, c.credit, c.creditCapacity, c.happen,
 	} {
 		out <- d
@@ -125,6 +127,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		counter(c.repairs, p.MissRepairs, p.Name)
 		gauge(c.hitAge, float64(p.HitAgeBytes), p.Name)
 		counter(c.frameErrors, p.FrameErrors, p.Name)
+		gauge(c.zstd, float64(p.ZstdLevel), p.Name)
 	}
 	for _, o := range Outcomes() {
 		counter(c.ended, s.FlowsEnded[o], string(o))

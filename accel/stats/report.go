@@ -69,6 +69,7 @@ type PeerReport struct {
 	HitAgeBytes uint64 `json:"hit_age_bytes"` // how far behind the newest bytes what was found of late lies
 	MissRepairs uint64 `json:"cache_miss_repairs"`
 	FrameErrors uint64 `json:"frame_errors"`
+	ZstdLevel   int    `json:"zstd_level"` // of bytes not found in the history: 0 fastest to 2 smallest, as the encoders have time
 }
 
 // Rate is bits per second, one value per direction.
@@ -160,7 +161,7 @@ func newReport(now time.Time, s Snapshot, r *rates) Report {
 			RTTSeconds: p.RTT.Seconds(), LossRatio: finite(p.LossRatio), Lanes: p.Lanes, ClockSkewSeconds: p.Skew.Seconds(),
 			LAN: p.LAN, WAN: p.WAN, ResentBytes: p.ResentBytes,
 			Throughput: r.throughput(p.Name, 1), Throughput60s: r.throughput(p.Name, 60),
-			FlowsActive: p.FlowsActive, FlowsHeld: p.FlowsHeld, HitAgeBytes: p.HitAgeBytes, Classes: p.Classes, MissRepairs: p.MissRepairs, FrameErrors: p.FrameErrors,
+			FlowsActive: p.FlowsActive, FlowsHeld: p.FlowsHeld, HitAgeBytes: p.HitAgeBytes, Classes: p.Classes, MissRepairs: p.MissRepairs, FrameErrors: p.FrameErrors, ZstdLevel: p.ZstdLevel,
 			DedupeRatio:    dedupeRatio(p.Sent.MatchedBytes, p.Sent.LiteralBytes),
 			ReductionRatio: ratio(p.LAN.Sent, p.WAN.Sent),
 

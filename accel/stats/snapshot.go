@@ -104,6 +104,7 @@ type Peer struct {
 
 	MissRepairs uint64 // references the receiver could not resolve and got the bytes for
 	FrameErrors uint64 // frames that broke the rules or did not verify
+	ZstdLevel   int    // of bytes not found in the history: 0 fastest to 2 smallest
 }
 
 // Class is what a class of flows has had of the link to a peer.

@@ -32,7 +32,7 @@ func testSnapshot() Snapshot {
 			LAN: Traffic{Sent: 1000, Received: 2000}, WAN: Traffic{Sent: 100, Received: 400}, ResentBytes: 3,
 			Sent:        Gain{MatchedBytes: 900, LiteralBytes: 100, LiteralWireBytes: 50, OpaqueBytes: 10},
 			Classes:     []Class{{SharePercent: 70, SentBytes: 60}, {Name: "backup", SharePercent: 30, SentBytes: 40}},
-			FlowsActive: 2, MissRepairs: 1, FrameErrors: 4,
+			FlowsActive: 2, MissRepairs: 1, FrameErrors: 4, ZstdLevel: 2,
 		}},
 		Cache:       Cache{SizeBytes: 5, CapacityBytes: 10, Epochs: 2},
 		FlowsActive: 2,
@@ -113,7 +113,7 @@ func TestStatsDocument(t *testing.T) {
 			map[string]any{"name": "", "share_percent": 70.0, "sent_bytes": 60.0},
 			map[string]any{"name": "backup", "share_percent": 30.0, "sent_bytes": 40.0},
 		},
-		"flows_active": 2.0, "flows_held": 0.0, "hit_age_bytes": 0.0, "cache_miss_repairs": 1.0, "frame_errors": 4.0,
+		"flows_active": 2.0, "flows_held": 0.0, "hit_age_bytes": 0.0, "cache_miss_repairs": 1.0, "frame_errors": 4.0, "zstd_level": 2.0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("peer (-want +got):\n%s", diff)
@@ -332,6 +332,7 @@ func TestMetrics(t *testing.T) {
 		`wanpair_cache_bytes 5`,
 		`wanpair_cache_miss_repairs_total{peer="nyc"} 1`,
 		`wanpair_frame_errors_total{peer="nyc"} 4`,
+		`wanpair_zstd_level{peer="nyc"} 2`,
 		`wanpair_events_total{kind="peer_up"} 2`,
 		`process_start_time_seconds`,
 	} {

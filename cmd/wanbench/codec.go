@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -31,8 +32,10 @@ type codecCmd struct {
 	CacheDir    string   `type:"path" help:"Keep the two histories in this directory (default: a new one, removed afterwards)."`
 	CacheSize   string   `default:"4GiB" help:"Size of each side's cache on disk."`
 	CacheMemory string   `default:"512MiB" help:"Memory of each side's cache."`
+	Effort      int      `default:"0" help:"Least zstd level of literals: 0 fastest, 1 default, 2 better. A gateway chooses by the time its encoders have."`
 	Density     int      `help:"One anchor in 2^N bytes; default as the sizes ask."`
 	DropCaches  bool     `help:"Before each file reopen both caches and drop the page cache, so that history comes from disk."`
+	CPUProfile  string   `name:"cpu-profile" type:"path" help:"Write a CPU profile of all files but the first (all, with one file) to this file."`
 	InFlight    string   `default:"1MiB" help:"Raw bytes that are encoded before the first of them is acknowledged."`
 }
 
@@ -52,11 +55,15 @@ type codecRow struct {
 	MemoryBytes int64   `json:"memory_bytes"`        // resident, both sides
 	DiskBytes   int64   `json:"disk_bytes"`          // of the encoding side's cache
 	DiskReads   int64   `json:"disk_reads"`          // blocks fetched from disk by both sides
+	Copies      int64   `json:"copies"`
+	Literals    int64   `json:"literal_bytes"`      // not found in the history
+	LiteralWire int64   `json:"literal_wire_bytes"` // what they became; the rest of the wire bytes is tokens and frame headers
 }
 
 // codecSettings are the flags as numbers.
 type codecSettings struct {
 	frame, inFlight int
+	effort          int
 	cache           dedupe.Config
 }
 
@@ -76,7 +83,7 @@ func (c *codecCmd) settings() (s codecSettings, err error) {
 		}
 		f.set(n)
 	}
-	s.cache.Density = c.Density
+	s.cache.Density, s.effort = c.Density, c.Effort
 	if s.frame < 1 || s.frame > dedupe.MaxFrameBytes {
 		return s, fmt.Errorf("--frame-size: %d is not between 1 and %d", s.frame, dedupe.MaxFrameBytes)
 	}
@@ -127,6 +134,13 @@ func (c codecCmd) Run() (err error) {
 			if err := b.reopen(); err != nil {
 				return err
 			}
+		}
+		if c.CPUProfile != "" && i == min(1, len(c.Files)-1) {
+			stop, err := startProfile(c.CPUProfile)
+			if err != nil {
+				return err
+			}
+			defer stop()
 		}
 		row, err := b.measure(name, c.Interleave, func(n int64) { bar.step(filepath.Base(name), int((done+n)>>20)) })
 		if err != nil {
@@ -217,6 +231,7 @@ func (b *codecBench) open() error {
 			return err
 		}
 	}
+	b.near.FixEffort(b.set.effort)
 	b.near.WaitRebuilt()
 	b.far.WaitRebuilt()
 	if err := b.near.Begin(func(m []byte) error { b.toFar = append(b.toFar, m); return nil }, dedupe.AllFeatures); err != nil {
@@ -327,6 +342,9 @@ func (b *codecBench) measure(name string, n int, progress func(int64)) (row code
 	row.ProcessCPU = processCPU() - cpu
 	row.MemoryBytes = residentBytes()
 	row.DiskBytes = after.CacheBytes
+	row.Copies = after.Copies - before.Copies
+	row.Literals = after.LiteralBytes - before.LiteralBytes
+	row.LiteralWire = after.LiteralCodedBytes - before.LiteralCodedBytes
 	row.DiskReads = after.DiskReads + b.far.Stats().DiskReads - reads
 	return row, nil
 }
@@ -415,6 +433,23 @@ func (b *codecBench) decodeBatch() (err error) {
 		return errors.New("decoded bytes differ from the file")
 	}
 	return nil
+}
+
+// startProfile begins a CPU profile; stop ends it.
+func startProfile(name string) (stop func(), err error) {
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		if err := f.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}, nil
 }
 
 // threadCPU is the CPU time of the calling thread in seconds.

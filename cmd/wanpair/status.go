@@ -221,6 +221,7 @@ func peerPage(p *printer, peer stats.PeerReport) {
 	for _, c := range peer.Classes {
 		p.line("class      %s: sent %s, entitled to %d %%", cmp.Or(c.Name, "all others"), size(int64(c.SentBytes)), c.SharePercent)
 	}
+	p.line("effort     zstd level %d of 2 for what is sent the first time", peer.ZstdLevel)
 	p.line("flows      %d running, %d held; %d repairs, %d bad frames", peer.FlowsActive, peer.FlowsHeld, peer.MissRepairs, peer.FrameErrors)
 }
 

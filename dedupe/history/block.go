@@ -44,6 +44,8 @@ type Block struct {
 	next    atomic.Uint64 // position + 1 at which the flow that filled this block goes on; 0 is unknown
 	anchors []uint64      // packed, of open blocks only
 
+	anchored atomic.Uint64 // see Anchored
+
 	used  atomic.Bool // read since the clock's hand passed
 	ahead atomic.Bool // was fetched before anybody asked for it, and nobody has yet
 	place place       // guarded by the hot table's lock
@@ -52,8 +54,8 @@ type Block struct {
 // newBlock returns an empty open block.
 func newBlock(k Key) *Block {
 	b := &Block{Key: k}
-	buf := make([]byte, firstBytes)
-	b.buf.Store(&buf)
+	b.anchored.Store(b.Position())
+	b.buf.Store(new([]byte))
 	return b
 }
 
@@ -69,6 +71,16 @@ func sealedBlock(k Key, data []byte, next uint64) *Block {
 
 // Position is the log position of the block's first byte.
 func (b *Block) Position() uint64 { return b.Number << BlockShift }
+
+// Anchored is the lowest position at which the index knows the anchors of what the block holds, for its owner's use: the block's own, or that of an
+// earlier copy of the same bytes. 0 is unknown, as it is of blocks that come from disk.
+func (b *Block) Anchored() uint64 { return b.anchored.Load() }
+
+// Inherit lowers what Anchored returns.
+func (b *Block) Inherit(position uint64) {
+	for old := b.anchored.Load(); position < old && !b.anchored.CompareAndSwap(old, position); old = b.anchored.Load() {
+	}
+}
 
 // Len is the number of bytes that can be read.
 func (b *Block) Len() int { return int(b.fill.Load()) }
@@ -108,20 +120,36 @@ func (b *Block) Append(at int, p []byte) error {
 	case at != n || n+len(p) > BlockBytes:
 		return ErrNotAtFill
 	}
-	buf := *b.buf.Load()
-	if n+len(p) > len(buf) {
-		size := len(buf)
-		for size < n+len(p) {
-			size *= 2
-		}
-		grown := make([]byte, min(size, BlockBytes))
-		copy(grown, buf[:n])
-		b.buf.Store(&grown)
-		buf = grown
-	}
+	buf := b.grow(n + len(p))
 	copy(buf[n:], p)
 	b.fill.Store(uint32(n + len(p)))
 	return nil
+}
+
+// grow returns the buffer, made to hold n bytes. The caller holds mu. Small flows fill little; what exceeds a quarter is likely to fill the block.
+func (b *Block) grow(n int) []byte {
+	buf := *b.buf.Load()
+	if n <= len(buf) {
+		return buf
+	}
+	size := BlockBytes
+	if n <= BlockBytes/4 {
+		size = BlockBytes / 4
+	}
+	if len(buf) == 0 && n <= firstBytes {
+		size = firstBytes
+	}
+	grown := make([]byte, size)
+	copy(grown, buf[:b.Len()])
+	b.buf.Store(&grown)
+	return grown
+}
+
+// Reserve makes room for n bytes in all, so that what is appended in many pieces is not copied from buffer to buffer.
+func (b *Block) Reserve(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.grow(min(n, BlockBytes))
 }
 
 // AddAnchor notes an anchor whose window ends at offset end, to be stored beside the block.
