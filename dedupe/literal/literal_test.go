@@ -191,6 +191,23 @@ func TestStreamRefuses(t *testing.T) {
 		}
 		d.Close()
 	}
+	second, _, _ := e.Append(nil, text(5, 10_000))
+	for name, c := range map[string]struct {
+		room int
+		src  []byte
+	}{
+		"no room":         {len(src) - 1, first},
+		"another's piece": {1 << 18, append(bytes.Clone(first), second...)},
+	} {
+		d, err := l.Decoder()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Decode(make([]byte, 0, c.room), c.src, len(src), true); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+		d.Close()
+	}
 }
 
 func FuzzDecode(f *testing.F) {
