@@ -189,6 +189,15 @@ func FuzzCipher(f *testing.F) {
 	f.Add([]byte("SSH-2.0-x\r\n\x00\x00\x00\x0c\x0a\x15"), uint8(3))
 	f.Add([]byte{22, 3, 1, 0, 5, 1, 0, 0, 1, 0, 23, 3, 3, 0, 2, 1, 2}, uint8(4))
 	f.Add([]byte{22, 3, 1, 0, 5, 1, 0, 0, 1, 0, 99, 3, 3}, uint8(9))
+	tls := []byte{22, 3, 1, 0, 5, 1, 0, 0, 1, 0, 20, 3, 3, 0, 1, 1, 23, 3, 3, 0, 40}
+	tls = append(tls, make([]byte, 40)...)
+	ssh := append([]byte("SSH-2.0-OpenSSH_9\r\n"), 0, 0, 0, 12, 10, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 10, 21)
+	ssh = append(ssh, make([]byte, 60)...)
+	for _, b := range [][]byte{tls, ssh, append([]byte("SSH-2.0-"), make([]byte, 400)...), append([]byte("SSH-2.0-x\n"), 0xff, 0xff, 0xff, 0xff, 1, 1), []byte("plain text")} {
+		for _, cut := range []uint8{0, 4, 5, 63} {
+			f.Add(b, cut)
+		}
+	}
 	f.Fuzz(func(t *testing.T, data []byte, cut uint8) {
 		var w cipher
 		for len(data) > 0 {

@@ -110,6 +110,23 @@ func TestFrameTooLong(t *testing.T) {
 	}
 }
 
+// TestCutFrames reads a frame that ends anywhere, into a buffer that is large enough and into one that is not.
+func TestCutFrames(t *testing.T) {
+	body := []byte("body of a frame")
+	whole := append(header{kindPut, 7, len(body)}.append(nil), body...)
+	for _, buf := range [][]byte{nil, make([]byte, 100)} {
+		h, got, err := readFrame(bytes.NewReader(whole), buf)
+		if err != nil || h.kind != kindPut || h.id != 7 || !bytes.Equal(got, body) {
+			t.Errorf("%+v, %q, %v", h, got, err)
+		}
+		for n := range whole {
+			if _, _, err := readFrame(bytes.NewReader(whole[:n]), buf); err == nil {
+				t.Errorf("a frame of %d bytes out of %d", len(whole), n)
+			}
+		}
+	}
+}
+
 func TestLargestFramesFit(t *testing.T) {
 	q := &request{kind: kindPut, block: history.Sealed{Data: make([]byte, history.BlockBytes), Anchors: make([]uint64, history.BlockBytes)}}
 	if n := len(q.append(nil)); n > maxBody {
