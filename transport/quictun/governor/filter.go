@@ -70,6 +70,7 @@ const capacityTime = 5 * time.Minute
 type capacity struct {
 	best, next float64
 	since      time.Duration
+	tested     bool // else the path may carry more
 }
 
 func (c *capacity) add(now time.Duration, bw float64) {
@@ -86,4 +87,4 @@ func (c *capacity) get() float64 { return c.best }
 func (c *capacity) doubt() { c.best, c.next = c.best*doubt, c.next*doubt }
 
 // set replaces it by what was found out otherwise.
-func (c *capacity) set(bw float64) { c.best, c.next = bw, bw }
+func (c *capacity) set(bw float64) { c.best, c.next, c.tested = bw, bw, true }

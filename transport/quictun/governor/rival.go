@@ -32,7 +32,7 @@ const (
 	aloneTest   = 6 * time.Second // how often it is tried whether the rival has gone, at least,
 	aloneRounds = 24              // and no more often than so many round trips
 	aloneTests  = 3               // in a row that find nobody
-	leastPart   = 0.1             // less of this sender is not to be seen in a test
+	leastPart   = 0.06            // less of this sender is not to be seen in a test
 )
 
 // rival is what the model knows of somebody else who keeps the queue filled.
@@ -179,13 +179,18 @@ func (m *Model) competeRound(now time.Duration) {
 }
 
 // part is how much of what is in flight is this sender's, of an equal one of
-// two; 0 when it is not known what the path carries.
+// two; 0 when it is not known: what the path carries is not, or it may carry
+// more than it was seen to and the part looks large.
 func (m *Model) part() float64 {
 	carries := m.capacity.get()
 	if carries == 0 || m.roundRTT == 0 {
 		return 0
 	}
-	return m.rival.window / (carries * m.roundRTT.Seconds()) * (1 + m.weight) / (2 * m.weight)
+	part := m.rival.window / (carries * m.roundRTT.Seconds()) * (1 + m.weight) / (2 * m.weight)
+	if !m.capacity.tested && part > smallPart {
+		return 0
+	}
+	return part
 }
 
 // judgeCut tells a rival that fell too from one that did not.
@@ -230,7 +235,7 @@ func (m *Model) testRound(now time.Duration) {
 // lost meanwhile.
 func (m *Model) gauge(lost int64) {
 	r := &m.rival
-	if r.cutRTT == 0 || r.lowRTT >= r.cutRTT {
+	if r.cutRTT == 0 || r.lowRTT == 0 {
 		return
 	}
 	part := 2 * float64(r.cutRTT-r.lowRTT) / float64(r.cutRTT)
@@ -240,7 +245,7 @@ func (m *Model) gauge(lost int64) {
 	part = max(part, leastPart)
 	carries := r.window / (min(part, 1) * r.cutRTT.Seconds())
 	if known := m.capacity.get(); known > 0 {
-		carries = min(carries, 4*known)
+		carries = min(carries, known/leastPart)
 	}
 	m.capacity.set(carries)
 }
