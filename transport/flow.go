@@ -194,6 +194,8 @@ func (f *Flow) finish(err error) {
 		s.link.buffers.put(e.Payload)
 	}
 	f.out, f.queue, f.early = nil, nil, nil
+	f.leaveClass()
+	s.nextOfCrowd()
 	if err != nil {
 		for _, fr := range f.readyQ {
 			s.link.buffers.put(fr.Payload)

@@ -377,6 +377,7 @@ func (f *Flow) acknowledged(next uint64) {
 	}
 	f.ackedNext = next
 	f.sendCond.Broadcast()
+	f.s.nextOfCrowd() // what was to be sent again need not be
 	f.maybeEnd()
 }
 

@@ -41,6 +41,7 @@ type class struct {
 	served float64 // virtual time at which its next frame begins
 	flows  []*Flow // with frames to write; those that move no bulk come first
 	bytes  uint64  // given to lanes
+	crowd  crowd
 }
 
 // newScheduler makes the classes of shares, in per cent; the flows of no class
@@ -84,8 +85,10 @@ func (f *Flow) SetClass(name string) {
 
 // reclass puts a flow into the class its name has now.
 func (s *Session) reclass(f *Flow) {
+	s.leaveCrowd(f)
 	f.leaveClass()
 	f.class = nil
+	f.sendCond.Broadcast() // it may stand first in another line
 	if s.sched != nil && !f.ended {
 		f.class = s.sched.class(f.className)
 		s.dispatch(f)
@@ -134,7 +137,9 @@ func (s *Session) setShares(shares map[string]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.flows {
+		s.leaveCrowd(f)
 		f.leaveClass()
+		f.class = nil
 	}
 	old := s.sched
 	s.sched = nil
@@ -246,6 +251,7 @@ func (s *Session) pump() {
 		s.charge(f, fr.size)
 		s.enlist(f)
 		f.sendCond.Broadcast() // it may encode the next one
+		s.nextOf(&c.crowd)
 		ls.work.Add(1)
 		go f.writeShared(ls, fr)
 	}
