@@ -51,29 +51,47 @@ func (m *Model) endRound(now time.Duration) {
 	m.roundLost, m.roundSent = m.lost, m.sent
 }
 
-// checkFull looks for the end of startup: bandwidth that grows no more.
+// checkFull looks for the end of startup: bandwidth that grows no more. A round
+// in which growth was held back, for packets that waited, tells nothing unless
+// the queue stood through all of it: on a busy machine packets are late without
+// one.
 func (m *Model) checkFull(limited bool) {
+	held, stands := m.held, m.waited(m.roundRTT)
+	m.held = m.halted()
 	bw := m.bw.get()
 	switch {
 	case bw >= m.full*startupGrowth:
 		m.full, m.stale = bw, 0
-	case limited:
+	case limited && stands:
+		m.stale += 2 // what was sent more only waits
+	case limited && !held:
 		m.stale++
-		if queue := m.roundRTT - m.minRTT.get(); queue > m.minRTT.get()/4+4*time.Millisecond {
-			m.stale++ // what was sent more only waits
-		}
 	}
+}
+
+// waited says whether rtt shows a queue, in startup.
+func (m *Model) waited(rtt time.Duration) bool {
+	least := m.minRTT.get()
+	return rtt >= least+min(max(least/8, 4*time.Millisecond), 16*time.Millisecond)
 }
 
 // delay watches the queue while startup doubles the window: once it stands,
 // growing on would only fill it.
-func (m *Model) delay(rtt time.Duration) {
-	least := m.minRTT.get()
-	if m.phase != startup || rtt < least+min(max(least/8, 4*time.Millisecond), 16*time.Millisecond) {
+func (m *Model) delay(now, rtt time.Duration) {
+	if m.phase != startup || !m.waited(rtt) {
 		m.delayed = 0
 		return
 	}
+	if m.delayed == 0 {
+		m.delayedAt = now
+	}
 	m.delayed++
+	m.held = m.held || m.halted()
+}
+
+// halted says whether the queue has stood long enough to stop growing.
+func (m *Model) halted() bool {
+	return m.delayed >= startupDelays && m.at-m.delayedAt >= min(m.minRTT.get()/8, startupWait)
 }
 
 // lossRatio is a ratio that forgets.
@@ -170,7 +188,7 @@ func (m *Model) control(acked int64) {
 	}
 	switch m.phase {
 	case startup:
-		if m.roundPeak*2 >= m.window && m.delayed < startupDelays {
+		if m.roundPeak*2 >= m.window && !m.halted() {
 			m.window += acked
 		}
 		if lost := m.lost - m.roundLost; lost > 20*m.packet && float64(lost) > startupLoss*float64(m.sent-m.roundSent+m.inFlight) {

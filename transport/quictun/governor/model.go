@@ -11,12 +11,13 @@ const (
 	probeGain       = 1.2  // at most; less where probes cost packets
 	probeStep       = 0.05
 	drainGain       = 0.8
-	cruiseSlack     = 2                // packets beyond the gain
-	lumps           = time.Millisecond // and what goes in the time of quic-go's pacing steps
-	headroomMax     = 0.06             // of the product, to be in flight beyond it while cruising
-	headroomStep    = 0.02             // it falls by so much when it costs packets
-	startupDelays   = 8                // so many acknowledgements in a row that waited: no growth until the round is judged
-	startupLoss     = 0.1              // a round of startup that loses more has overrun the queue
+	cruiseSlack     = 2                    // packets beyond the gain
+	lumps           = time.Millisecond     // and what goes in the time of quic-go's pacing steps
+	headroomMax     = 0.06                 // of the product, to be in flight beyond it while cruising
+	headroomStep    = 0.02                 // it falls by so much when it costs packets
+	startupDelays   = 8                    // so many acknowledgements in a row that waited,
+	startupWait     = 5 * time.Millisecond // and for so long, or an eighth of the round trip: no growth
+	startupLoss     = 0.1                  // a round of startup that loses more has overrun the queue
 )
 
 // Sample is what the connection says after every acknowledgement or packet
@@ -92,9 +93,11 @@ type Model struct {
 	phase      phase
 	phaseRound int64 // round in which the phase began
 	phaseAt    time.Duration
-	full       float64 // bandwidth at the last growth
-	stale      int     // rounds without growth
-	delayed    int     // acknowledgements in a row that showed a queue, in startup
+	full       float64       // bandwidth at the last growth
+	stale      int           // rounds without growth
+	delayedAt  time.Duration // when the first of them came
+	held       bool          // growth was held back in this round
+	delayed    int           // acknowledgements in a row that showed a queue, in startup
 	window     int64
 	headroom   float64
 	probe      float64   // gain of the next probe
@@ -196,7 +199,7 @@ func (m *Model) Acked(s Sample) int64 {
 			m.minRTT.add(s.Now, s.RTT)
 			m.base.add(s.Now, s.RTT)
 			m.heard(s.Now, s.RTT)
-			m.delay(s.RTT)
+			m.delay(s.Now, s.RTT)
 			if m.roundRTT == 0 || s.RTT < m.roundRTT {
 				m.roundRTT = s.RTT
 			}

@@ -315,6 +315,30 @@ func TestGoodput(t *testing.T) {
 	}
 }
 
+// TestBusyMachine: packets that come late, again and again, are no queue: the
+// start goes on.
+func TestBusyMachine(t *testing.T) {
+	l := link{100, 100 * ms, 0, 0, 1}
+	for _, lanes := range []int{1, 4} {
+		for _, stall := range []time.Duration{10 * ms, 25 * ms} {
+			t.Run(fmt.Sprint(lanes, " lanes, ", stall), func(t *testing.T) {
+				simulate(t, l, func(s *sim) {
+					p, _ := l.params()
+					p.Stall, p.StallEvery = stall, 3*stall
+					s.net.AtoB.Set(p)
+					x := s.tunnel(lanes, governor.NewGroup(1))
+					s.run(2*time.Second, x)
+					r := s.run(2*time.Second, x)
+					t.Logf("%.1f Mbit/s after 2 s", r[0])
+					if r[0] < 75 {
+						t.Errorf("%.1f Mbit/s after 2 s", r[0])
+					}
+				})
+			})
+		}
+	}
+}
+
 // queueDelay samples how long a packet would wait, each ms, and returns the
 // percentile.
 func (s *sim) queueDelay(d time.Duration, percentile float64) time.Duration {

@@ -19,6 +19,9 @@ type Params struct {
 	Queue int           // bytes that may wait for the rate; beyond: dropped
 	Loss  float64       // probability of losing a packet
 	Burst float64       // mean length of a loss burst in packets; at most 1: independent losses
+	// Stall is for how long, once in every StallEvery, nothing arrives: what
+	// would have comes at the end of it, as on a busy machine.
+	Stall, StallEvery time.Duration
 }
 
 // overhead is what UDP and IPv4 add to a packet on the link.
@@ -85,7 +88,11 @@ func (d *Direction) Send(data []byte, deliver func([]byte)) {
 		d.lost++
 		return
 	}
-	d.queue = append(d.queue, packet{d.free.Add(d.p.Delay), append([]byte(nil), data...), deliver})
+	due := d.free.Add(d.p.Delay)
+	if d.p.StallEvery > 0 {
+		due = due.Add(max(d.p.Stall-time.Duration(due.UnixNano())%d.p.StallEvery, 0))
+	}
+	d.queue = append(d.queue, packet{due, append([]byte(nil), data...), deliver})
 	if len(d.queue) == 1 {
 		select {
 		case d.wake <- struct{}{}:
