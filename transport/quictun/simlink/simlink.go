@@ -32,6 +32,7 @@ type Direction struct {
 	mu       sync.Mutex
 	p        Params
 	rng      *rand.Rand
+	began    time.Time
 	free     time.Time // when everything so far has left
 	bad      bool      // inside a loss burst
 	queue    []packet
@@ -50,7 +51,7 @@ type packet struct {
 
 // NewDirection returns a direction whose packets are delivered while Run runs.
 func NewDirection(p Params, seed uint64) *Direction {
-	return &Direction{p: p, rng: rand.New(rand.NewPCG(seed, 7)), wake: make(chan struct{}, 1)}
+	return &Direction{p: p, began: time.Now(), rng: rand.New(rand.NewPCG(seed, 7)), wake: make(chan struct{}, 1)}
 }
 
 // Set changes the parameters from now on.
@@ -90,7 +91,7 @@ func (d *Direction) Send(data []byte, deliver func([]byte)) {
 	}
 	due := d.free.Add(d.p.Delay)
 	if d.p.StallEvery > 0 {
-		due = due.Add(max(d.p.Stall-time.Duration(due.UnixNano())%d.p.StallEvery, 0))
+		due = due.Add(max(d.p.Stall-due.Sub(d.began)%d.p.StallEvery, 0))
 	}
 	d.queue = append(d.queue, packet{due, append([]byte(nil), data...), deliver})
 	if len(d.queue) == 1 {
