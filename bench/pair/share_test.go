@@ -1,0 +1,183 @@
+package pair_test
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"wanpair/bench/lab"
+	"wanpair/bench/pair"
+)
+
+// sharedClasses gives the first port three times what the second may have. Both sides name the classes alike.
+const sharedClasses = `
+[[class]]
+name = "first"
+ports = [7401]
+share = 60
+
+[[class]]
+name = "second"
+ports = [7402]
+share = 20
+`
+
+// TestClassesGetTheirShares loads a slow link with noise of two classes, two flows against six, in both directions, and counts what arrives;
+// then with one class alone.
+func TestClassesGetTheirShares(t *testing.T) {
+	if !soak() {
+		t.Skip("needs two processors for itself: WANPAIR_SOAK=1 runs it; transport/memtun shows the same in virtual time")
+	}
+	const rate = 8_000_000 / 8 // of the link, bytes per second
+	w := newWorldWith(t, lab.Config{Link: "both delay=20ms rate=8mbit"}, pair.Config{NearExtra: sharedClasses, FarExtra: sharedClasses})
+	var got [2]atomic.Int64
+	for i, port := range []string{"7401", "7402"} {
+		w.serve(port, func(c *net.TCPConn) { // one byte says who sends
+			defer c.Close()
+			var b [1]byte
+			if _, err := io.ReadFull(c, b[:]); err != nil {
+				return
+			}
+			if b[0] == 'd' {
+				pour(c, uint64(i))
+				return
+			}
+			_, _ = io.Copy(&arrivals{&got[i]}, c)
+		})
+	}
+	for _, way := range []string{"upload", "download"} {
+		t.Run(way, func(t *testing.T) {
+			var group sync.WaitGroup
+			var conns [2][]net.Conn
+			end := func(i int) {
+				for _, c := range conns[i] {
+					c.Close()
+				}
+			}
+			defer group.Wait()
+			defer end(0)
+			defer end(1)
+			for i, flows := range []int{2, 6} {
+				for range flows {
+					c := w.connect(t, lab.ServerIP4, []string{"7401", "7402"}[i])
+					conns[i] = append(conns[i], c)
+					_, err := c.Write([]byte(way[:1]))
+					must(t, err)
+					group.Go(func() {
+						if way == "upload" {
+							pour(c, uint64(i))
+							return
+						}
+						_, _ = io.Copy(&arrivals{&got[i]}, c)
+					})
+				}
+			}
+			count := func(d time.Duration) (first, second float64) {
+				a, b := got[0].Load(), got[1].Load()
+				time.Sleep(d) // bytes are counted over a time
+				return float64(got[0].Load() - a), float64(got[1].Load() - b)
+			}
+			// A machine that does other work may keep a class from having enough to send for a while: then there is no competition to judge.
+			const counted, tries = 6 * time.Second, 6
+			var first, second, share float64
+			for range tries {
+				first, second = count(counted)
+				share = first / (first + second)
+				t.Logf("both classes: %.1f and %.1f Mbit/s, the first has %.0f %%, asked for 75", first*8/counted.Seconds()/1e6, second*8/counted.Seconds()/1e6, share*100)
+				if share > 0.65 && share < 0.85 {
+					break
+				}
+			}
+			if share < 0.65 || share > 0.85 {
+				t.Errorf("the first class has %.0f %% of the bytes, want about 75", share*100)
+			}
+			end(0)
+			for range tries {
+				_, second = count(counted)
+				t.Logf("the second alone: %.1f Mbit/s", second*8/counted.Seconds()/1e6)
+				if second > 0.5*rate*counted.Seconds() {
+					return
+				}
+			}
+			t.Errorf("the second class alone has %.0f bytes per second, although nobody else wants the link", second/counted.Seconds())
+		})
+	}
+	for _, g := range []*pair.Gateway{w.Near, w.Far} {
+		m := w.metrics(t, g)
+		peer := map[*pair.Gateway]string{w.Near: "far", w.Far: "near"}[g]
+		for _, class := range []string{"first", "second"} {
+			if m[fmt.Sprintf("wanpair_class_sent_bytes_total{class=%q,peer=%q}", class, peer)] == 0 {
+				t.Errorf("%s: no bytes counted for class %s", g.Name, class)
+			}
+		}
+	}
+}
+
+// TestBandwidthCeiling sends over a fast link with a low ceiling and counts the tunnel's UDP payload.
+func TestBandwidthCeiling(t *testing.T) {
+	const ceiling = 8_000_000 / 8 // bytes per second
+	w := newWorldWith(t, lab.Config{Link: testLink}, pair.Config{Tunnel: `bandwidth = "8mbit"`})
+	w.serve("7403", func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c); c.Close() })
+	var group sync.WaitGroup
+	defer group.Wait()
+	for i := range 3 {
+		c := w.connect(t, lab.ServerIP4, "7403")
+		group.Go(func() { pour(c, uint64(i)) })
+		defer c.Close()
+	}
+	sent := func() (bytes float64, asked, answered time.Time) {
+		asked = time.Now()
+		p, err := w.Near.Peer(w.ctx)
+		w.check(err)
+		return float64(p.WANBytes.Sent), asked, time.Now()
+	}
+	const tries = 6
+	for i := range tries {
+		time.Sleep(2 * time.Second)
+		before, begun, latest := sent()
+		time.Sleep(6 * time.Second) // bytes are counted over a time
+		after, earliest, ended := sent()
+		least, most := (after-before)/ended.Sub(begun).Seconds(), (after-before)/earliest.Sub(latest).Seconds()
+		t.Logf("%.2f to %.2f Mbit/s of UDP payload, ceiling %.2f", least*8/1e6, most*8/1e6, float64(ceiling)*8/1e6)
+		if least > 1.08*ceiling {
+			t.Errorf("%.0f bytes per second, the ceiling is %d", least, ceiling)
+		}
+		if most > 0.6*ceiling {
+			break
+		}
+		if i == tries-1 {
+			t.Errorf("%.0f bytes per second, though %d are allowed and wanted", most, ceiling)
+		}
+	}
+}
+
+// arrivals counts what is written to it.
+type arrivals struct{ n *atomic.Int64 }
+
+func (a *arrivals) Write(p []byte) (int, error) {
+	a.n.Add(int64(len(p)))
+	return len(p), nil
+}
+
+// pours counts the calls of pour.
+var pours atomic.Int64
+
+// pour writes noise until the connection is closed.
+func pour(c net.Conn, seed uint64) {
+	var key [32]byte
+	key[0] = byte(seed)
+	key[1] = byte(pours.Add(1)) // no two connections pour the same
+	noise := rand.NewChaCha8(key)
+	buf := make([]byte, 64<<10)
+	for {
+		_, _ = noise.Read(buf)
+		if _, err := c.Write(buf); err != nil {
+			return
+		}
+	}
+}
