@@ -80,7 +80,7 @@ func Reference() []Key {
 		{"class.share", "number", "unset", "20", "Per cent of the bandwidth the class gets when flows compete, 1 to 100; all shares together at most 100. What a class does not use, the others have. It rules what this side sends; the other side goes by its own class of the same name or, where it has none, by its own ports and subnets. Unset: what is left, at least 1 per cent, together with all other flows."},
 
 		{"limits.flows", "number", "10000", "10000", "Connections accelerated at the same time over all peers, 1 to 1000000."},
-		{"limits.memory", "size", `"512MiB"`, `"512MiB"`, "What all flows together may have received and not yet delivered; as much again may be kept of frames sent and not acknowledged, and a quarter of it of their raw bytes, to supply what the other side misses. At least 32KiB per flow of limits.flows."},
+		{"limits.memory", "size", `"512MiB"`, `"512MiB"`, "What all flows together may have received and not yet delivered; as much again may be kept of frames sent and not acknowledged, and a quarter of it of their raw bytes, to supply what the other side misses. At least 32KiB per flow of limits.flows. A link carries one flow per 128KiB of its peer's share of this at the other side; further connections pass raw."},
 		{"limits.hold", "duration", `"120s"`, `"120s"`, "How long connections survive a lost link before they are reset, at most 1h. 0s: they end with the link."},
 
 		{"stats.listen", "address and port", `"127.0.0.1:9460"`, `"127.0.0.1:9460"`, "The TCP address. Beyond loopback stats.allow or stats.token must be given."},

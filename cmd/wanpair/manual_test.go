@@ -67,6 +67,9 @@ func TestManualPages(t *testing.T) {
 		}
 	}
 	groff, err := exec.LookPath("groff")
+	if err != nil && os.Getenv("CI") == "true" {
+		t.Fatal("groff is not installed: .ci/packages brings it")
+	}
 	if err != nil {
 		t.Skip("groff is not installed: the pages' form was not checked")
 	}
