@@ -76,6 +76,7 @@ func (r *repairs) drop(p *[]byte) {
 		if cap(*p) == size {
 			r.bytes.Add(-int64(size))
 			r.classes[i].Put(p)
+			return // from here on it is another frame's
 		}
 	}
 }
