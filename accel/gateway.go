@@ -163,6 +163,9 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 	if g.intercept != nil {
 		if err := g.intercept.Install(ctx); err != nil {
 			stop()
+			if errors.Is(err, context.Canceled) && ctx.Err() != nil { // told to stop before it had started
+				return errors.Join(lasting.Wait(), g.closeLocal())
+			}
 			return errors.Join(fmt.Errorf("intercept: %w", err), lasting.Wait(), g.closeLocal())
 		}
 		lasting.Go(func() error { return g.intercept.Run(lastingCtx) })

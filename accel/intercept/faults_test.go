@@ -51,6 +51,26 @@ func TestProbeFindsBlackHoles(t *testing.T) {
 	}
 }
 
+// A gateway that is told to stop while its first probe is under way stops: that nobody took the probe is no black hole then.
+func TestStopDuringTheFirstProbe(t *testing.T) {
+	s := newSite(t)
+	s.nft("table inet fw { chain in { type filter hook input priority filter; policy drop; iifname lo accept; }; }") // else it is over too soon
+	before := listing(s.gateway)
+	i, err := New(config(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), probeTry/2)
+	defer cancel()
+	err = s.gateway.Run(func() error { return i.Install(ctx) })
+	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrSwallowed) {
+		t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+	}
+	if diff := cmp.Diff(before, listing(s.gateway)); diff != "" {
+		t.Errorf("left behind (+):\n%s", diff)
+	}
+}
+
 func (s *site) nft(text string) {
 	s.t.Helper()
 	if out, err := s.gateway.Input(text, "nft", "-f", "-"); err != nil {

@@ -93,7 +93,8 @@ func New(cfg Config) (*Interceptor, error) {
 }
 
 // Install opens the listeners and puts rules and routes in, with every alive set empty: nothing is diverted yet. Then a probe must
-// arrive (see Config.Probe). What a killed process left is taken over. After an error nothing is left behind.
+// arrive (see Config.Probe). What a killed process left is taken over. After an error nothing is left behind. When ctx ends before that, its error
+// is returned.
 func (i *Interceptor) Install(ctx context.Context) (err error) {
 	i.mu.Lock()
 	if i.state != stateNew {
@@ -109,7 +110,11 @@ func (i *Interceptor) Install(ctx context.Context) (err error) {
 		return err
 	}
 	if err := i.firstProbe(ctx); err != nil {
-		return errors.Join(err, i.Remove())
+		removed := i.Remove()
+		if removed != nil && ctx.Err() != nil {
+			return removed // ctx's error alone says that nothing was left behind
+		}
+		return errors.Join(err, removed)
 	}
 	return nil
 }

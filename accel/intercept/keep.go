@@ -44,7 +44,7 @@ func (i *Interceptor) keep(ctx context.Context) {
 			k.report("refresh", k.refresh(now))
 		}
 		k.report("watch", k.watch(now))
-		k.probe(now)
+		k.probe(ctx, now)
 	}
 }
 
@@ -154,7 +154,7 @@ func (i *Interceptor) Fault() error {
 }
 
 // probe makes a probe when one is due: to end a suspension, or because somebody changed the host's rules.
-func (k *keeper) probe(now time.Time) {
+func (k *keeper) probe(ctx context.Context, now time.Time) {
 	i := k.i
 	i.mu.Lock()
 	suspended := i.suspended != nil
@@ -166,7 +166,10 @@ func (k *keeper) probe(now time.Time) {
 	}
 	var err error
 	if i.fixed.Probe != ProbeOff {
-		err = i.judgeProbe(i.probe(probeWait))
+		err = i.judgeProbe(i.probe(ctx, probeWait))
+	}
+	if ctx.Err() != nil {
+		return
 	}
 	now = time.Now()
 	k.lastProbe, k.probeWanted = now, false

@@ -74,7 +74,8 @@ func (i *Interceptor) probeArrived(e *edge.Conn) bool {
 	return true
 }
 
-// firstProbe is the probe before the first connection is diverted; the accept loops do not run yet.
+// firstProbe is the probe before the first connection is diverted; the accept loops do not run yet. When ctx ends it says so, and nothing about
+// what was swallowed.
 func (i *Interceptor) firstProbe(ctx context.Context) error {
 	if i.fixed.Probe == ProbeOff || len(i.listeners) == 0 {
 		return nil
@@ -84,10 +85,10 @@ func (i *Interceptor) firstProbe(ctx context.Context) error {
 	for _, l := range i.listeners {
 		wg.Go(func() { i.acceptLoop(ctx, l) })
 	}
-	err := i.probe(probeWait)
-	if errors.Is(err, ErrSwallowed) && ctx.Err() == nil {
+	err := i.probe(ctx, probeWait)
+	if errors.Is(err, ErrSwallowed) {
 		i.fixed.Log.Warn("the probe did not arrive in time, trying again with more patience", "err", err)
-		err = i.probe(firstProbeWait)
+		err = i.probe(ctx, firstProbeWait)
 	}
 	cancel()
 	wg.Wait()
@@ -104,8 +105,9 @@ func (i *Interceptor) judgeProbe(err error) error {
 }
 
 // probe makes one connection per family from a temporary interface, through the rules, to the listener, and waits for it to arrive. It must
-// not be called with mu held: the accept loops hand the connections in.
-func (i *Interceptor) probe(wait time.Duration) error {
+// not be called with mu held: the accept loops hand the connections in. The end of ctx ends it within probeTry, with ctx's error: connections
+// that nobody takes any more are not swallowed.
+func (i *Interceptor) probe(ctx context.Context, wait time.Duration) error {
 	tries := map[family]*try{}
 	var behind []netip.Addr
 	for _, f := range i.families {
@@ -132,15 +134,18 @@ func (i *Interceptor) probe(wait time.Duration) error {
 		defer i.probing.forget(t.client)
 	}
 	until := time.Now().Add(wait)
-	if err := knock(dev, tries, until); err != nil {
+	if err := knock(ctx, dev, tries, until); err != nil {
 		return fmt.Errorf("intercept: %w: %w", ErrProbeImpossible, err)
 	}
 	var lost []string
 	for _, f := range i.families {
 		// The last step, from the accept queue to here, gets its own time: the answers may have come late.
-		if !arrives(tries[f].arrived, max(probeTry, time.Until(until))) {
+		if !arrives(ctx, tries[f].arrived, max(probeTry, time.Until(until))) {
 			lost = append(lost, tries[f].describe(f))
 		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	if len(lost) == 0 {
 		return nil
@@ -148,7 +153,7 @@ func (i *Interceptor) probe(wait time.Duration) error {
 	return i.swallowed(lost)
 }
 
-func arrives(c <-chan struct{}, within time.Duration) bool {
+func arrives(ctx context.Context, c <-chan struct{}, within time.Duration) bool {
 	select {
 	case <-c:
 		return true
@@ -158,6 +163,8 @@ func arrives(c <-chan struct{}, within time.Duration) bool {
 	case <-c:
 		return true
 	case <-time.After(within):
+		return false
+	case <-ctx.Done():
 		return false
 	}
 }
@@ -213,10 +220,10 @@ func (t *try) describe(f family) string {
 	return "IPv" + f.digit() + " got no answer"
 }
 
-// knock speaks the client's part of the handshakes: SYN, and ACK for the SYN-ACK. It returns when all are answered or time is up.
-func knock(dev *tun, tries map[family]*try, until time.Time) error {
+// knock speaks the client's part of the handshakes: SYN, and ACK for the SYN-ACK. It returns when all are answered, time is up or ctx ended.
+func knock(ctx context.Context, dev *tun, tries map[family]*try, until time.Time) error {
 	buf := make([]byte, 2048)
-	for open := len(tries); open > 0 && time.Now().Before(until); {
+	for open := len(tries); open > 0 && time.Now().Before(until) && ctx.Err() == nil; {
 		for _, t := range tries {
 			if !t.answered && !t.refused {
 				if err := dev.send(segment{from: t.client, to: t.target, seq: t.seq, flags: flagSYN}.append(nil)); err != nil {
