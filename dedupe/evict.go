@@ -94,8 +94,9 @@ func (c *Codec) makeRoom() {
 	}
 }
 
-// retain marks the oldest quarter of both logs, once the cache fills: what is used from there is stored again, or the best-used data would fall out by
-// age.
+// retain marks the oldest half of both logs, once the cache fills: what is used from there is stored again, or the best-used data would fall out by
+// age. What is used once while a part of the cache is written stays when that part is no more than the half: with a quarter, what a nightly dump had in
+// common with all before it was lost from a cache of three nights.
 func (c *Codec) retain(used int64) {
 	if used < c.cfg.SizeBytes*3/4 {
 		return
@@ -103,7 +104,7 @@ func (c *Codec) retain(used int64) {
 	for log := range c.logs {
 		l := &c.logs[log]
 		tail := l.tail.Load()
-		raise(&l.retain, tail+(l.head.Load()-tail)/4)
+		raise(&l.retain, tail+(l.head.Load()-tail)/2)
 	}
 }
 
