@@ -4,7 +4,8 @@
 // It promises that a file with its final name is complete (files are written beside it and renamed), so that a run that was interrupted
 // goes on where it stopped, and that a tar it packs has the same bytes whenever and wherever it is packed from the same tree.
 //
-// Nouns: a set is a group of files made together (source, npm, pg, images). A step makes one or more files of a set.
+// Nouns: a set is a group of files made together (source, npm, pg, images; nights). A step makes one or more files of a set. A row is a few
+// files of a set in the order in which they cross a link.
 package corpus
 
 import (
@@ -20,8 +21,11 @@ import (
 // ErrUnknownSet is wrapped when a set is asked for that does not exist.
 var ErrUnknownSet = errors.New("unknown corpus")
 
-// Sets lists the names of all sets in the order in which they are made.
+// Sets lists the names of the sets that are made when none is named, in that order.
 func Sets() []string { return []string{"source", "npm", "pg", "images"} }
+
+// MoreSets lists those that are made only when they are named.
+func MoreSets() []string { return []string{"nights"} }
 
 // Config says what to make. The zero value of each field means the default.
 type Config struct {
@@ -82,7 +86,7 @@ type step struct {
 	make   func(ctx context.Context) error
 }
 
-// Make builds the named sets, all of them when none is named, and returns their files. Steps whose files are there already are left out.
+// Make builds the named sets, those of [Sets] when none is named, and returns their files. Steps whose files are there already are left out.
 func Make(ctx context.Context, cfg Config, sets ...string) ([]File, error) {
 	cfg = cfg.withDefaults()
 	if len(sets) == 0 {
@@ -93,12 +97,12 @@ func Make(ctx context.Context, cfg Config, sets ...string) ([]File, error) {
 		return nil, err
 	}
 	cfg.Dir = dir
-	makers := map[string]func(Config) []step{"source": sourceSteps, "npm": npmSteps, "pg": pgSteps, "images": imageSteps}
+	makers := map[string]func(Config) []step{"source": sourceSteps, "npm": npmSteps, "pg": pgSteps, "images": imageSteps, "nights": nightSteps}
 	var all []step
 	for _, set := range sets {
 		maker := makers[set]
 		if maker == nil {
-			return nil, fmt.Errorf("%w %q: there are %s", ErrUnknownSet, set, strings.Join(Sets(), ", "))
+			return nil, fmt.Errorf("%w %q: there are %s", ErrUnknownSet, set, strings.Join(slices.Concat(Sets(), MoreSets()), ", "))
 		}
 		all = append(all, maker(cfg)...)
 	}
@@ -122,15 +126,15 @@ func Make(ctx context.Context, cfg Config, sets ...string) ([]File, error) {
 	return Files(dir, sets...)
 }
 
-// Files lists what is there of the named sets, all of them when none is named; a set that is not there has no files.
+// Files lists what is there of the named sets, those of [Sets] when none is named; a set that is not there has no files.
 func Files(dir string, sets ...string) ([]File, error) {
 	if len(sets) == 0 {
 		sets = Sets()
 	}
 	var files []File
 	for _, set := range sets {
-		if !slices.Contains(Sets(), set) {
-			return nil, fmt.Errorf("%w %q: there are %s", ErrUnknownSet, set, strings.Join(Sets(), ", "))
+		if known := slices.Concat(Sets(), MoreSets()); !slices.Contains(known, set) {
+			return nil, fmt.Errorf("%w %q: there are %s", ErrUnknownSet, set, strings.Join(known, ", "))
 		}
 		entries, err := os.ReadDir(filepath.Join(dir, set))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {

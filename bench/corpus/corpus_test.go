@@ -56,6 +56,87 @@ func TestMakeSmallPostgres(t *testing.T) {
 	}
 }
 
+func TestMakeSmallNights(t *testing.T) {
+	need(t, "initdb", "postgres", "psql", "pgbench", "pg_dump", "pg_basebackup")
+	dir := openDir(t)
+	files, err := Make(t.Context(), Config{Dir: dir, Scale: 1, Transactions: 300}, "nights")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) != 2*manyNights || files[0].Name != "base01.tar" || files[len(files)-1].Name != "dump10.sql" {
+		t.Fatalf("made %v", files)
+	}
+	rows := 0
+	for i := range manyNights {
+		dump := mustRead(t, filepath.Join(dir, "nights", "dump"+nightName(i)+".sql"))
+		_, history, ok := bytes.Cut(dump, []byte("COPY public.pgbench_history "))
+		history, _, end := bytes.Cut(history, []byte("\n\\.\n"))
+		if now := bytes.Count(history, []byte("\n")); !ok || !end || now <= rows {
+			t.Errorf("night %d: %d rows of history after %d", i+1, now, rows)
+		} else {
+			rows = now
+		}
+	}
+}
+
+func TestRecordTLS(t *testing.T) {
+	dir := t.TempDir()
+	clear := bytes.Repeat([]byte("what nobody on the way should read\n"), 10_000)
+	path := filepath.Join(dir, "clear")
+	if err := os.WriteFile(path, clear, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var record bytes.Buffer
+	if err := recordTLS(t.Context(), path, &record); err != nil {
+		t.Fatal(err)
+	}
+	got := record.Bytes()
+	if len(got) <= len(clear) || len(got) > len(clear)*102/100+4096 || bytes.Contains(got, clear[:16]) {
+		t.Errorf("%d bytes recorded of %d", len(got), len(clear))
+	}
+	records := 0
+	for len(got) >= 5 { // RFC 8446, section 5.1
+		n := 5 + int(got[3])<<8 + int(got[4])
+		if got[0] < 20 || got[0] > 23 || got[1] != 3 || n > len(got) {
+			t.Fatalf("record %d begins with % x, %d bytes left", records, got[:5], len(got))
+		}
+		got = got[n:]
+		records++
+	}
+	if len(got) > 0 || records < len(clear)>>14 {
+		t.Errorf("%d records, %d bytes left over", records, len(got))
+	}
+	if err := recordTLS(t.Context(), path, failing{}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("a record that cannot be written: %v", err)
+	}
+}
+
+// failing takes no byte.
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+func TestRows(t *testing.T) {
+	dir := t.TempDir()
+	rows, missing := Rows(dir)
+	all := len(missing)
+	if len(rows) > 0 || all < 8 {
+		t.Fatalf("of nothing: %v, %v", rows, missing)
+	}
+	for _, name := range []string{"npm/5.4.5.tar", "npm/5.5.2.tar", "pg/dump1.sql"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows, missing = Rows(dir)
+	if len(rows) != 1 || len(missing) != all-1 || filepath.Base(rows[0].Files[1]) != "5.5.2.tar" {
+		t.Errorf("%v, %v", rows, missing)
+	}
+}
+
 func TestMakeSmallModule(t *testing.T) {
 	need(t, "go")
 	if out, err := exec.Command("go", "mod", "download", "github.com/google/go-cmp@v0.7.0").CombinedOutput(); err != nil {

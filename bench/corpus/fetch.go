@@ -99,10 +99,10 @@ func fetchPackage(ctx context.Context, spec, file string) error {
 // imageSteps packs pictures as they are: what cannot be made smaller on first sight.
 func imageSteps(cfg Config) []step {
 	file := filepath.Join(cfg.Dir, "images", "images.tar")
-	return []step{{
+	return append([]step{{
 		name: "images", files: []string{file}, weight: 8,
 		make: func(ctx context.Context) error { return fetchImages(ctx, cfg.ImagePackages, file) },
-	}}
+	}}, tlsSteps(cfg)...)
 }
 
 func fetchImages(ctx context.Context, packages []string, file string) error {

@@ -21,16 +21,38 @@ func pgSteps(cfg Config) []step {
 	}
 	return []step{{
 		name: "pg: PostgreSQL over two nights", files: files, weight: 10 + 4*cfg.Scale,
-		make: func(ctx context.Context) error { return makePostgres(ctx, cfg) },
+		make: func(ctx context.Context) error { return makePostgres(ctx, cfg, "pg", (*nights).live) },
 	}}
 }
 
-func makePostgres(ctx context.Context, cfg Config) (err error) {
+// manyNights is how many nights the set of that name has.
+const manyNights = 10
+
+// nightsPart: the nights are of a database a third as large as the other set's, or ten backups would be 4 GB.
+const nightsPart = 3
+
+// nightSteps makes ten nights of one database: a dump and a base backup each, pgbench between them.
+func nightSteps(cfg Config) []step {
+	cfg.Scale, cfg.Transactions = max(1, cfg.Scale/nightsPart), cfg.Transactions/nightsPart
+	var files []string
+	for i := range manyNights {
+		files = append(files, filepath.Join(cfg.Dir, "nights", "dump"+nightName(i)+".sql"), filepath.Join(cfg.Dir, "nights", "base"+nightName(i)+".tar"))
+	}
+	return []step{{
+		name: "nights: PostgreSQL over ten nights", files: files, weight: 20 + 10*cfg.Scale,
+		make: func(ctx context.Context) error { return makePostgres(ctx, cfg, "nights", (*nights).many) },
+	}}
+}
+
+func nightName(i int) string { return fmt.Sprintf("%02d", i+1) }
+
+// makePostgres makes a set from the life of one cluster.
+func makePostgres(ctx context.Context, cfg Config, set string, live func(*nights) error) (err error) {
 	if err := server.Require("initdb", "postgres", "psql", "pgbench", "pg_dump", "pg_basebackup"); err != nil {
 		return err
 	}
 	// Beside the final place, so that the results can be renamed, and so that a short /tmp does not matter.
-	work, err := os.MkdirTemp(filepath.Join(cfg.Dir, "pg"), "work")
+	work, err := os.MkdirTemp(filepath.Join(cfg.Dir, set), "work")
 	if err != nil {
 		return err
 	}
@@ -43,15 +65,15 @@ func makePostgres(ctx context.Context, cfg Config) (err error) {
 	if err := cluster.Start(ctx); err != nil {
 		return err
 	}
-	nights := nights{ctx: ctx, cfg: cfg, cluster: cluster, work: work}
-	if err := nights.live(); err != nil {
+	nights := &nights{ctx: ctx, cfg: cfg, cluster: cluster, work: work}
+	if err := live(nights); err != nil {
 		return err
 	}
 	if err := cluster.Stop(); err != nil {
 		return err
 	}
 	for _, name := range nights.made {
-		if err := os.Rename(filepath.Join(work, name), filepath.Join(cfg.Dir, "pg", name)); err != nil {
+		if err := os.Rename(filepath.Join(work, name), filepath.Join(cfg.Dir, set, name)); err != nil {
 			return err
 		}
 	}
@@ -82,8 +104,27 @@ type nights struct {
 	made    []string // names of the files in work
 }
 
+// day is work of the database: transactions of pgbench.
+func (n *nights) day(seed uint64, part int) error {
+	return n.cluster.Transact(n.ctx, n.cfg.Transactions/part, seed)
+}
+
+// many is ten nights with a day before each.
+func (n *nights) many() error {
+	if err := n.cluster.Fill(n.ctx, n.cfg.Scale); err != nil {
+		return err
+	}
+	for i := range manyNights {
+		if err := errors.Join(n.day(uint64(i), 1), n.night(nightName(i))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// live is what the set pg needs.
 func (n *nights) live() error {
-	day := func(seed uint64, part int) error { return n.cluster.Transact(n.ctx, n.cfg.Transactions/part, seed) }
+	day := n.day
 	report := "select * from pgbench_accounts where aid <= " + strconv.Itoa(n.cfg.Rows) + " order by aid"
 	var marks [3]string
 	for _, act := range []func() error{
