@@ -47,6 +47,7 @@ var debianPackage = map[string]string{
 	"sshd":            "openssh-server",
 	"unshare":         "util-linux",
 	"wrk":             "wrk",
+	"xdelta3":         "xdelta3",
 	"zstd":            "zstd",
 }
 

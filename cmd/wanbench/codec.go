@@ -1,33 +1,31 @@
 package main
 
 import (
-	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
-	"strconv"
-	"strings"
-	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
-	"golang.org/x/sys/unix"
 
+	"wanpair/bench/corpus"
+	"wanpair/bench/rival"
 	"wanpair/dedupe"
 )
 
 // codecCmd measures what the codec makes of real files: the same encoder, decoder and history that a pair of gateways runs, without the
 // tunnel between them. Files go one after the other through one pair of histories, so each is measured with all before it seen.
 type codecCmd struct {
-	Files       []string `arg:"" type:"existingfile" name:"file" help:"Files in the order in which they are sent."`
+	Files       []string `arg:"" optional:"" type:"existingfile" name:"file" help:"Files in the order in which they are sent."`
+	Corpus      string   `type:"existingdir" placeholder:"DIR" help:"Instead of files: everything that wanbench corpus DIR made, a pair at a time, each through a cache of its own."`
+	Compare     bool     `help:"Measure beside each file what else makes it small: zstd for the first, zstd --patch-from and xdelta3 with the file before it for the others."`
+	Markdown    bool     `help:"Print tables for a document."`
 	JSON        bool     `help:"Print one JSON array instead of the table."`
-	Interleave  int      `default:"1" help:"Send each file as N flows at once, a part each, in frames of 4 to 64 KiB."`
+	Interleave  int      `default:"1" help:"Send each file as N flows at once, a part each, in frames of 4 to 64 KiB. With --corpus: as one flow, and again as N."`
 	FrameSize   string   `default:"256KiB" help:"Raw bytes of a frame when flows are not interleaved."`
 	CacheDir    string   `type:"path" help:"Keep the two histories in this directory (default: a new one, removed afterwards)."`
 	CacheSize   string   `default:"4GiB" help:"Size of each side's cache on disk."`
@@ -51,13 +49,24 @@ type codecRow struct {
 	Verified    bool    `json:"verified"`
 
 	// Beyond what the contract names.
-	ProcessCPU  float64 `json:"process_cpu_seconds"` // encoding, decoding, collector, disk writers of both sides, reading and comparing the file
-	MemoryBytes int64   `json:"memory_bytes"`        // resident, both sides
-	DiskBytes   int64   `json:"disk_bytes"`          // of the encoding side's cache
-	DiskReads   int64   `json:"disk_reads"`          // blocks fetched from disk by both sides
+	Row         string  `json:"row,omitempty"`   // of the corpus
+	First       bool    `json:"first,omitempty"` // no file came before it
+	Flows       int     `json:"flows"`
+	ManyRatio   float64 `json:"interleaved_ratio,omitempty"` // of the corpus with --interleave
+	ProcessCPU  float64 `json:"process_cpu_seconds"`         // encoding, decoding, collector, disk writers of both sides, reading and comparing the file
+	MemoryBytes int64   `json:"memory_bytes"`                // resident and of no file, after the file: both sides, and what this command itself needs
+	DiskBytes   int64   `json:"disk_bytes"`                  // of the encoding side's cache
+	DiskReads   int64   `json:"disk_reads"`                  // blocks fetched from disk by both sides
 	Copies      int64   `json:"copies"`
 	Literals    int64   `json:"literal_bytes"`      // not found in the history
 	LiteralWire int64   `json:"literal_wire_bytes"` // what they became; the rest of the wire bytes is tokens and frame headers
+
+	Others []rival.Result `json:"others,omitempty"` // by --compare
+}
+
+// over is the file's ratio as a multiple of another's of the same file: above 1 the codec's is the smaller.
+func (r codecRow) over(other rival.Result) float64 {
+	return float64(other.WireBytes) / float64(max(r.WireBytes, 1))
 }
 
 // codecSettings are the flags as numbers.
@@ -99,12 +108,9 @@ func (c codecCmd) Run() (err error) {
 	if err != nil {
 		return err
 	}
-	dir := c.CacheDir
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "wanbench-codec-"); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	runs, missing, err := c.runs()
+	if err != nil {
+		return err
 	}
 	plan, err := dedupe.NewPlan(set.cache)
 	if err != nil {
@@ -112,327 +118,175 @@ func (c codecCmd) Run() (err error) {
 	}
 	// The collector keeps the heap of both sides within their memory; the index lies outside of it.
 	debug.SetMemoryLimit(2 * (set.cache.MemoryBytes - plan.IndexBytes) * 9 / 10)
-	b, err := openBench(dir, set)
-	if err != nil {
+	ctx, stop := interrupted()
+	defer stop()
+	r := &codecRunner{cmd: c, set: set}
+	if c.Compare {
+		var not []string
+		if r.alone, not = rival.Installed(rival.Alone()); len(not) > 0 {
+			missing = append(missing, not...)
+		}
+		if r.delta, not = rival.Installed(rival.Delta()); len(not) > 0 {
+			missing = append(missing, not...)
+		}
+	}
+	if err := r.all(ctx, runs); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
-	total := int64(0)
-	for _, name := range c.Files {
-		st, err := os.Stat(name)
-		if err != nil {
-			return err
-		}
-		total += st.Size()
+	for _, what := range missing {
+		fmt.Fprintln(os.Stderr, "left out:", what)
 	}
-	bar := newBar(int(total>>20) + 1)
-	defer bar.finish()
-	var rows []codecRow
-	done := int64(0)
-	for i, name := range c.Files {
-		if c.DropCaches && i > 0 {
-			if err := b.reopen(); err != nil {
-				return err
-			}
+	switch {
+	case c.JSON:
+		enc := json.NewEncoder(os.Stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(r.rows)
+	case c.Markdown:
+		return markdownCodecRows(os.Stdout, r.rows, c.Interleave)
+	}
+	return printCodecRows(os.Stdout, r.rows)
+}
+
+// codecRun is some files that go through one pair of histories.
+type codecRun struct {
+	row   string // of the corpus
+	files []string
+	flows int
+	again bool // the same as the run before, but for the flows: only its ratio counts
+}
+
+// runs lists what is to be measured, and what of a corpus is not there.
+func (c codecCmd) runs() (runs []codecRun, missing []string, err error) {
+	if (len(c.Files) == 0) == (c.Corpus == "") {
+		return nil, nil, errors.New("codec: name files, or a corpus by --corpus, but not both")
+	}
+	if c.Corpus == "" {
+		return []codecRun{{files: c.Files, flows: c.Interleave}}, nil, nil
+	}
+	if c.CacheDir != "" {
+		return nil, nil, errors.New("codec: each pair of a corpus has a cache of its own: leave --cache-dir out")
+	}
+	rows, missing := corpus.Rows(c.Corpus)
+	if len(rows) == 0 {
+		return nil, nil, fmt.Errorf("codec: %s holds no corpus: wanbench corpus %s makes one", c.Corpus, c.Corpus)
+	}
+	for _, row := range rows {
+		runs = append(runs, codecRun{row: row.Title, files: row.Files, flows: 1})
+		if c.Interleave > 1 {
+			runs = append(runs, codecRun{row: row.Title, files: row.Files, flows: c.Interleave, again: true})
 		}
-		if c.CPUProfile != "" && i == min(1, len(c.Files)-1) {
-			stop, err := startProfile(c.CPUProfile)
+	}
+	for i := range missing {
+		missing[i] += " (not in " + c.Corpus + ")"
+	}
+	return runs, missing, nil
+}
+
+// codecRunner measures runs one after the other.
+type codecRunner struct {
+	cmd          codecCmd
+	set          codecSettings
+	alone, delta []rival.Program
+	bar          *bar
+	done         int64 // of the bar: bytes, times a weight where another program takes them
+	rows         []codecRow
+}
+
+// all measures the runs.
+func (r *codecRunner) all(ctx context.Context, runs []codecRun) error {
+	total := int64(0)
+	for _, run := range runs {
+		for i, name := range run.files {
+			st, err := os.Stat(name)
 			if err != nil {
 				return err
 			}
-			defer stop()
+			total += st.Size()
+			for _, p := range r.others(run, i) {
+				total += st.Size() * int64(p.Weight)
+			}
 		}
-		row, err := b.measure(name, c.Interleave, func(n int64) { bar.step(filepath.Base(name), int((done+n)>>20)) })
+	}
+	r.bar = newBar(int(total>>20) + 1)
+	defer r.bar.finish()
+	for i, run := range runs {
+		rows, err := r.one(ctx, run, i == 0)
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		done += row.RawBytes
-		rows = append(rows, row)
-	}
-	bar.finish()
-	if c.JSON {
-		enc := json.NewEncoder(os.Stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(rows)
-	}
-	return printCodecRows(rows)
-}
-
-func printCodecRows(rows []codecRow) error {
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "file\traw MB\twire bytes\tratio\tstored/raw\tencode MB/s\tdecode MB/s\tprocess CPU s\tRAM MiB\tdisk MiB\tverified\t")
-	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%.1f\t%d\t%.2f\t%.3f\t%.0f\t%.0f\t%.2f\t%d\t%d\t%v\t\n", filepath.Base(r.File), float64(r.RawBytes)/1e6, r.WireBytes, r.Ratio,
-			float64(r.StoredBytes)/float64(max(r.RawBytes, 1)), r.EncodeRate, r.DecodeRate, r.ProcessCPU, r.MemoryBytes>>20, r.DiskBytes>>20, r.Verified)
-	}
-	return w.Flush()
-}
-
-// codecBench is a sending and a receiving side, joined by two queues of messages.
-type codecBench struct {
-	dir       string
-	set       codecSettings
-	near, far *dedupe.Codec
-	toNear    [][]byte
-	toFar     [][]byte
-	flow      uint64
-	rand      *rand.Rand
-	enc, dec  float64 // CPU seconds of this thread spent in Encode and Decode
-	frames    []codecFrame
-	raw, wire []byte // of a batch
-	out       []byte
-}
-
-// codecFrame is a frame of the batch at hand.
-type codecFrame struct {
-	flow      *benchFlow
-	rawAt     int
-	rawLen    int
-	wireAt    int
-	wireLen   int
-	number    uint64
-	decodedTo int // bytes of the batch decoded with this frame
-}
-
-// benchFlow is one flow of a file.
-type benchFlow struct {
-	src  *io.SectionReader
-	left int64
-	enc  *dedupe.Encoder
-	dec  *dedupe.Decoder
-	next uint64
-	done bool
-}
-
-// ackLater is an acknowledgement on its way.
-type ackLater struct {
-	flow *benchFlow
-	next uint64
-	due  int64 // raw bytes encoded by then
-}
-
-// batchBytes is how much is encoded before it is decoded: enough to make the clock's own cost vanish.
-const batchBytes = 4 << 20
-
-func openBench(dir string, set codecSettings) (*codecBench, error) {
-	b := &codecBench{dir: dir, set: set, rand: rand.New(rand.NewPCG(1, 1))}
-	return b, b.open()
-}
-
-func (b *codecBench) open() error {
-	var err error
-	for _, side := range []struct {
-		codec **dedupe.Codec
-		name  string
-	}{{&b.near, "near"}, {&b.far, "far"}} {
-		cfg := b.set.cache
-		cfg.Dir = filepath.Join(b.dir, side.name)
-		if *side.codec, err = dedupe.Open(cfg); err != nil {
 			return err
 		}
-	}
-	b.near.FixEffort(b.set.effort)
-	b.near.WaitRebuilt()
-	b.far.WaitRebuilt()
-	if err := b.near.Begin(func(m []byte) error { b.toFar = append(b.toFar, m); return nil }, dedupe.AllFeatures); err != nil {
-		return err
-	}
-	if err := b.far.Begin(func(m []byte) error { b.toNear = append(b.toNear, m); return nil }, dedupe.AllFeatures); err != nil {
-		return err
-	}
-	return b.pump()
-}
-
-func (b *codecBench) close() (err error) {
-	for _, c := range []*dedupe.Codec{b.near, b.far} {
-		if c != nil {
-			err = errors.Join(err, c.Close())
-		}
-	}
-	return err
-}
-
-// reopen closes both sides, drops the page cache where that is allowed, and opens them again.
-func (b *codecBench) reopen() error {
-	if err := b.close(); err != nil {
-		return err
-	}
-	unix.Sync()
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
-		return fmt.Errorf("--drop-caches needs root: %w", err)
-	}
-	return b.open()
-}
-
-// pump delivers the messages that wait.
-func (b *codecBench) pump() error {
-	for len(b.toNear)+len(b.toFar) > 0 {
-		if len(b.toFar) > 0 {
-			m := b.toFar[0]
-			b.toFar = b.toFar[1:]
-			if err := b.far.HandleMessage(m); err != nil {
-				return err
+		if run.again {
+			for k := range rows {
+				r.rows[len(r.rows)-len(rows)+k].ManyRatio = rows[k].Ratio
 			}
+		} else {
+			r.rows = append(r.rows, rows...)
 		}
-		if len(b.toNear) > 0 {
-			m := b.toNear[0]
-			b.toNear = b.toNear[1:]
-			if err := b.near.HandleMessage(m); err != nil {
-				return err
-			}
-		}
+		debug.FreeOSMemory() // the next run's memory is its own
 	}
 	return nil
 }
 
-// measure sends one file as n flows.
-func (b *codecBench) measure(name string, n int, progress func(int64)) (row codecRow, err error) {
-	runtime.LockOSThread() // the CPU clock is this thread's
-	defer runtime.UnlockOSThread()
-	f, err := os.Open(name)
-	if err != nil {
-		return row, err
+// others lists the programs that a file of a run is given to. One that was there just before is given to none: zstd refuses to.
+func (r *codecRunner) others(run codecRun, file int) []rival.Program {
+	switch {
+	case run.again, file > 0 && run.files[file] == run.files[file-1]:
+		return nil
+	case file == 0:
+		return r.alone
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return row, err
+	return r.delta
+}
+
+// one measures one run.
+func (r *codecRunner) one(ctx context.Context, run codecRun, profiled bool) (rows []codecRow, err error) {
+	dir := r.cmd.CacheDir
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "wanbench-codec-"); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
-	flows := b.split(f, st.Size(), n)
-	before, reads := b.near.Stats(), b.near.Stats().DiskReads+b.far.Stats().DiskReads
-	cpu := processCPU()
-	b.enc, b.dec = 0, 0
-	row = codecRow{File: name}
-	var acks []ackLater
-	for live := len(flows); live > 0; {
-		if err := b.encodeBatch(flows); err != nil {
-			return row, err
-		}
-		if err := b.decodeBatch(); err != nil {
-			return row, err
-		}
-		for _, fr := range b.frames {
-			row.RawBytes += int64(fr.rawLen)
-			row.WireBytes += int64(fr.wireLen)
-			acks = append(acks, ackLater{fr.flow, fr.number + 1, row.RawBytes + int64(b.set.inFlight)})
-			if fr.flow.done && fr.number+1 == fr.flow.next {
-				live--
+	b, err := openBench(dir, r.set)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	for i, name := range run.files {
+		if r.cmd.DropCaches && i > 0 {
+			if err := b.reopen(); err != nil {
+				return nil, err
 			}
 		}
-		for len(acks) > 0 && (acks[0].due <= row.RawBytes || live == 0) {
-			acks[0].flow.enc.Acked(acks[0].next)
-			acks = acks[1:]
+		if r.cmd.CPUProfile != "" && profiled && i == min(1, len(run.files)-1) {
+			stop, err := startProfile(r.cmd.CPUProfile)
+			if err != nil {
+				return nil, err
+			}
+			defer stop()
 		}
-		if err := b.pump(); err != nil {
-			return row, err
-		}
-		b.throttle()
-		progress(row.RawBytes)
-	}
-	for _, fl := range flows {
-		fl.enc.Close(true)
-		fl.dec.Close()
-	}
-	after := b.near.Stats()
-	row.Ratio = float64(row.RawBytes) / float64(max(row.WireBytes, 1))
-	row.StoredBytes = after.StoredBytes - before.StoredBytes
-	row.EncodeRate = float64(row.RawBytes) / 1e6 / b.enc
-	row.DecodeRate = float64(row.RawBytes) / 1e6 / b.dec
-	row.Verified = row.RawBytes == st.Size()
-	row.ProcessCPU = processCPU() - cpu
-	row.MemoryBytes = residentBytes()
-	row.DiskBytes = after.CacheBytes
-	row.Copies = after.Copies - before.Copies
-	row.Literals = after.LiteralBytes - before.LiteralBytes
-	row.LiteralWire = after.LiteralCodedBytes - before.LiteralCodedBytes
-	row.DiskReads = after.DiskReads + b.far.Stats().DiskReads - reads
-	return row, nil
-}
-
-// throttle lets the disk catch up: a WAN would be slower than it.
-func (b *codecBench) throttle() {
-	const most = 64 << 20
-	for _, c := range []*dedupe.Codec{b.near, b.far} {
-		if c.Stats().WriteBacklogBytes > most {
-			c.Flush()
-		}
-	}
-}
-
-// split divides a file into n flows.
-func (b *codecBench) split(f *os.File, size int64, n int) (flows []*benchFlow) {
-	for i := range int64(n) {
-		from, to := size*i/int64(n), size*(i+1)/int64(n)
-		b.flow++
-		flows = append(flows, &benchFlow{
-			src: io.NewSectionReader(f, from, to-from), left: to - from, enc: b.near.NewEncoder(b.flow), dec: b.far.NewDecoder(b.flow),
+		row, err := b.measure(name, run.flows, func(n int64) error {
+			r.bar.step(filepath.Base(name), int((r.done+n)>>20))
+			return ctx.Err()
 		})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		r.done += row.RawBytes
+		row.Row, row.First, row.Flows = run.row, i == 0, run.flows
+		rows = append(rows, row)
 	}
-	return flows
-}
-
-// encodeBatch reads and encodes the next few megabytes of all flows, a frame of one after a frame of another.
-func (b *codecBench) encodeBatch(flows []*benchFlow) error {
-	b.frames, b.raw, b.wire = b.frames[:0], b.raw[:0], b.wire[:0]
-	for len(b.raw) < batchBytes {
-		moved := false
-		for _, fl := range flows {
-			if fl.done {
-				continue
+	for i, name := range run.files {
+		for _, p := range r.others(run, i) {
+			r.bar.step(filepath.Base(name)+" by "+p.Name, int(r.done>>20))
+			got, err := p.Measure(ctx, run.files[max(i-1, 0)], name)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
 			}
-			size := b.set.frame
-			if len(flows) > 1 {
-				size = 4<<10 + b.rand.IntN(60<<10+1)
-			}
-			at := len(b.raw)
-			n := int(min(int64(size), fl.left))
-			b.raw = append(b.raw, make([]byte, n)...)
-			if _, err := io.ReadFull(fl.src, b.raw[at:]); err != nil {
-				return err
-			}
-			fl.left -= int64(n)
-			fl.done = fl.left == 0
-			b.frames = append(b.frames, codecFrame{flow: fl, rawAt: at, rawLen: n, number: fl.next})
-			fl.next++
-			moved = true
-		}
-		if !moved {
-			break
+			rows[i].Others = append(rows[i].Others, got)
+			r.done += rows[i].RawBytes * int64(p.Weight)
 		}
 	}
-	var err error
-	began := threadCPU()
-	for i := range b.frames {
-		fr := &b.frames[i]
-		end := fr.flow.done && fr.number+1 == fr.flow.next
-		fr.wireAt = len(b.wire)
-		if b.wire, err = fr.flow.enc.Encode(b.wire, b.raw[fr.rawAt:fr.rawAt+fr.rawLen], fr.number, end); err != nil {
-			return fmt.Errorf("encode: %w", err)
-		}
-		fr.wireLen = len(b.wire) - fr.wireAt
-	}
-	b.enc += threadCPU() - began
-	return nil
-}
-
-// decodeBatch decodes the batch and compares it.
-func (b *codecBench) decodeBatch() (err error) {
-	b.out = b.out[:0]
-	began := threadCPU()
-	for _, fr := range b.frames {
-		var end bool
-		if b.out, end, err = fr.flow.dec.Decode(b.out, b.wire[fr.wireAt:fr.wireAt+fr.wireLen], fr.number, fr.rawLen); err != nil {
-			return fmt.Errorf("decode: %w", err)
-		}
-		if want := fr.flow.done && fr.number+1 == fr.flow.next; end != want {
-			return fmt.Errorf("decode: end of the flow is %v, not %v", end, want)
-		}
-	}
-	b.dec += threadCPU() - began
-	if !bytes.Equal(b.out, b.raw) {
-		return errors.New("decoded bytes differ from the file")
-	}
-	return nil
+	return rows, nil
 }
 
 // startProfile begins a CPU profile; stop ends it.
@@ -450,37 +304,4 @@ func startProfile(name string) (stop func(), err error) {
 			fmt.Fprintln(os.Stderr, err)
 		}
 	}, nil
-}
-
-// threadCPU is the CPU time of the calling thread in seconds.
-func threadCPU() float64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
-		return 0
-	}
-	return float64(ts.Nano()) / 1e9
-}
-
-// processCPU is the CPU time of the whole process in seconds.
-func processCPU() float64 {
-	var r unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
-		return 0
-	}
-	return float64(r.Utime.Nano()+r.Stime.Nano()) / 1e9
-}
-
-// residentBytes is the process's resident memory as /proc says, without pages of files: the store maps its files, which is page cache.
-func residentBytes() int64 {
-	text, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "RssAnon:" {
-			kib, _ := strconv.ParseInt(f[1], 10, 64) // 0 when the kernel writes something else
-			return kib << 10
-		}
-	}
-	return 0
 }
