@@ -13,7 +13,7 @@ import (
 
 // Sizes of what is read at a time.
 const (
-	readBuffers  = 2        // datagrams asked of the kernel in one call
+	readBuffers  = 8        // datagrams asked of the kernel in one call
 	coalesced    = 64 << 10 // the longest of them: the kernel joins packets of one sender
 	controlBytes = 128
 )
@@ -25,6 +25,15 @@ const (
 	unhandledMost = 160                    // packets read and not handled, over all connections of a socket
 	backoffStep   = 100 * time.Microsecond // between two looks
 	backoffMost   = 3 * time.Millisecond   // then some were not for us: counting begins anew
+)
+
+// Gathering. While packets come often, the socket is looked at now and then
+// instead of at each of them: to wake up three goroutines costs more than to
+// handle a packet.
+const (
+	gatherAbove  = 2000                   // packets a second
+	gatherWindow = 10 * time.Millisecond  // over which they are counted at least
+	gatherTime   = 500 * time.Microsecond // the longest that a packet waits for others
 )
 
 // socket is a UDP socket that reads what the kernel has joined (UDP_GRO) and
@@ -41,6 +50,8 @@ type socket struct {
 	next     int            // offset in the first of them
 	size     int            // of its packets
 	read     uint64         // packets handed on
+	drained  bool           // the kernel had no more
+	gather   gathering
 
 	mu    sync.Mutex
 	conns map[*quic.Conn]uint64 // packets handled when the connection came
@@ -64,10 +75,14 @@ func newSocket(conn *net.UDPConn) *socket {
 func (s *socket) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 	if len(s.waiting) == 0 {
 		s.hold()
+		if s.drained {
+			time.Sleep(s.gather.wait(time.Now()))
+		}
 		n, err := s.batch.ReadBatch(s.messages, flags)
 		if n == 0 || err != nil {
 			return 0, err
 		}
+		s.drained = n < len(s.messages)
 		s.waiting = s.messages[:n]
 		s.begin()
 	}
@@ -85,6 +100,7 @@ func (s *socket) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 		}
 	}
 	s.read += uint64(n)
+	s.gather.packets += n
 	return n, nil
 }
 
@@ -113,6 +129,26 @@ func segmentSize(control []byte) int {
 		control = rest
 	}
 	return 0
+}
+
+// gathering decides how long packets are left to gather. After a pause the next
+// one is read at once.
+type gathering struct {
+	packets int       // since the present window of counting began
+	since   time.Time // when that was
+	often   bool      // packets came often in the window before
+}
+
+// wait says for how long the socket, which has no more packets, is left alone.
+func (g *gathering) wait(now time.Time) time.Duration {
+	if span := now.Sub(g.since); span >= gatherWindow {
+		g.often = float64(g.packets) >= gatherAbove*span.Seconds()
+		g.packets, g.since = 0, now
+	}
+	if !g.often {
+		return 0
+	}
+	return gatherTime
 }
 
 // hold waits while the connections have much left to handle.

@@ -90,3 +90,31 @@ func FuzzSegmentSize(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) { segmentSize(b) })
 }
+
+// Packets that come often are left to gather, and one that comes alone, or after a pause, is read at once.
+func TestGathering(t *testing.T) {
+	var g gathering
+	now := time.Now()
+	stream := func(every time.Duration, n int) (waits int) {
+		for range n {
+			now = now.Add(every)
+			if w := g.wait(now); w > gatherTime || w < 0 {
+				t.Fatalf("waits for %v", w)
+			} else if w > 0 {
+				waits++
+			}
+			g.packets++
+		}
+		return waits
+	}
+	if n := stream(10*time.Millisecond, 100); n != 0 {
+		t.Errorf("100 packets a second: %d waits", n)
+	}
+	if n := stream(100*time.Microsecond, 1000); n < 700 {
+		t.Errorf("10,000 packets a second: %d waits of 1000", n)
+	}
+	now = now.Add(50 * time.Millisecond)
+	if w := g.wait(now); w != 0 {
+		t.Errorf("after a pause: waits for %v", w)
+	}
+}
