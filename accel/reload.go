@@ -47,11 +47,12 @@ func (g *Gateway) InterceptFault(fault error) {
 	g.events.Add(stats.EventIntercept, "", "diverting is suspended, connections pass raw: "+text)
 }
 
-// Touch takes every lock that a stuck data path would hold and returns when it got them: it is called before the service manager's
-// watchdog is fed, so that a gateway that stands still starves it.
+// Touch takes every lock that a stuck data path would hold, waits for encoders and decoders that are at work on a proof of it, and returns
+// when it got them all: it is called before the service manager's watchdog is fed, so that a gateway that stands still starves it.
 func (g *Gateway) Touch() {
 	for _, p := range g.peers {
 		p.State()
+		p.Touch()
 		p.Link().Stats()
 		p.Codec().Stats()
 	}

@@ -105,6 +105,8 @@ type Peer struct {
 
 	features dedupe.Features // of this side
 
+	work sync.Mutex // held while a proof of work is in the codec: see Touch
+
 	mu      sync.Mutex
 	current *session // nil while no session is ready to open flows
 
@@ -195,6 +197,12 @@ func (p *Peer) State() State {
 		return Connecting
 	}
 	return Up
+}
+
+// Touch returns when no proof of work is in the codec, at once as a rule: where encoder or decoder hangs it does so too.
+func (p *Peer) Touch() {
+	p.work.Lock()
+	defer p.work.Unlock()
 }
 
 // patience is how old the last proof of work may be: on a slow link with a full, deep queue a round trip takes its time although all works.

@@ -92,7 +92,7 @@ func (t *Stream) Send(p []byte, end bool) error {
 	if !t.opened || t.flow.Answered() {
 		t.encoder.Share() // before the answer the other side is still connecting, and decodes nothing
 	}
-	encoded, err := t.encoder.Encode((*scratch)[:0], p, number, end)
+	encoded, err := t.encode((*scratch)[:0], p, number, end)
 	if err != nil {
 		return err
 	}
@@ -111,6 +111,15 @@ func (t *Stream) Send(p []byte, end bool) error {
 		t.session.peer.counters.LANSent.Add(int64(len(p)))
 	}
 	return nil
+}
+
+// encode is the encoder's, watched where it proves that it works.
+func (t *Stream) encode(dst, p []byte, number uint64, end bool) ([]byte, error) {
+	if t.Request.Kind == echo {
+		t.session.peer.work.Lock()
+		defer t.session.peer.work.Unlock()
+	}
+	return t.encoder.Encode(dst, p, number, end)
 }
 
 // Receive implements flow.Stream.
@@ -141,6 +150,10 @@ func (t *Stream) Receive() (flow.Segment, error) {
 
 // decode decodes a frame that has arrived.
 func (t *Stream) decode(frame transport.Frame) (flow.Segment, error) {
+	if t.Request.Kind == echo {
+		t.session.peer.work.Lock()
+		defer t.session.peer.work.Unlock()
+	}
 	buffer := t.session.peer.buffers.segment(frame.RawLen)
 	data, end, err := t.decoder.Decode(buffer, frame.Payload, frame.Number, frame.RawLen)
 	return t.decoded(frame, data, end, err)
