@@ -70,7 +70,7 @@ func OpenEpochs(cfg EpochsConfig) (*Epochs, error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cache directory: %w", err)
+		return nil, err
 	}
 	if s.lock, err = lockDir(cfg.Dir); err != nil {
 		return nil, err

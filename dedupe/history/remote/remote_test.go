@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -203,6 +204,8 @@ func TestDirectoryOfAnother(t *testing.T) {
 	_, err := Start(testConfig(dir))
 	if !errors.Is(err, history.ErrLocked) {
 		t.Errorf("a locked directory: %v", err)
+	} else if strings.Count(err.Error(), "cache directory") != 1 {
+		t.Errorf("a locked directory: %v: said more than once", err)
 	}
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -210,6 +213,8 @@ func TestDirectoryOfAnother(t *testing.T) {
 	}
 	if _, err := Start(testConfig(filepath.Join(file, "cache"))); !errors.Is(err, errConfig) {
 		t.Errorf("a directory below a file: %v", err)
+	} else if strings.Count(err.Error(), "cache directory") != 1 {
+		t.Errorf("a directory below a file: %v: said more than once", err)
 	}
 }
 

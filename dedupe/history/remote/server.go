@@ -88,6 +88,7 @@ func (s *server) open(o *openRequest) (err error) {
 	for _, e := range []error{os.ErrPermission, syscall.ENOTDIR, syscall.ENOENT, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.EINVAL} {
 		if errors.Is(err, e) {
 			err = fmt.Errorf("%w: %w", errConfig, err)
+			break
 		}
 	}
 	if err == nil && o.known {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"wanpair/dedupe/history"
 )
@@ -340,10 +341,22 @@ func failure(err error) uint8 {
 	return codeUnavailable
 }
 
+// repeated is an error of the child with its text.
+type repeated struct {
+	text string
+	err  error
+}
+
+func (r *repeated) Error() string { return r.text }
+func (r *repeated) Unwrap() error { return r.err }
+
 // failed is the inverse.
 func failed(code uint8, reason string) error {
 	for _, c := range codes() {
 		if c.code == code {
+			if strings.Contains(reason, c.err.Error()) {
+				return &repeated{reason, c.err} // the child's error says it already
+			}
 			return fmt.Errorf("%w: %s", c.err, reason)
 		}
 	}
