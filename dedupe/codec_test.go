@@ -1,6 +1,7 @@
 package dedupe
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 )
@@ -62,5 +63,23 @@ func TestRestart(t *testing.T) {
 				t.Errorf("the other way it costs %d bytes", wire)
 			}
 		})
+	}
+}
+
+// Both sides count the same bytes: found again, new, and of those the ones that do not shrink, which the receiver tells by how they came.
+func TestBothSidesCountTheSame(t *testing.T) {
+	p := newPair(t, testConfig(""), testConfig(""))
+	text := bytes.Repeat([]byte("the same line again and again, as in a log\n"), 20_000)
+	random := noise(9, 2<<20)
+	p.send(p.a, p.b, text, 60000)
+	p.send(p.a, p.b, random, 60000)
+	p.send(p.a, p.b, random, 60000)
+	sent, got := p.a.Stats(), p.b.Stats()
+	if sent.MatchedBytes != got.MatchedInBytes || sent.LiteralBytes != got.LiteralInBytes || sent.LiteralCodedBytes != got.LiteralInCoded {
+		t.Errorf("sent %d found, %d new as %d; received %d, %d as %d", sent.MatchedBytes, sent.LiteralBytes, sent.LiteralCodedBytes,
+			got.MatchedInBytes, got.LiteralInBytes, got.LiteralInCoded)
+	}
+	if n, least := got.OpaqueInBytes, int64(len(random))*9/10; n < least || n > int64(len(random)) {
+		t.Errorf("%d bytes received did not shrink, want %d to %d", n, least, len(random))
 	}
 }

@@ -18,6 +18,13 @@ import (
 // sparseLiteral is the length from which literals sent raw get sparser anchors: zstd found nothing in them, so little will be found later.
 const sparseLiteral = 4096
 
+// A frame with opaqueFrame bytes of literals, which the other side's coder has not made smaller by a part of opaqueGain, has shown that they do not
+// shrink; fewer are not worth the coder's own bytes.
+const (
+	opaqueFrame = 1 << 10
+	opaqueGain  = 33
+)
+
 // Decoder turns the frames of one direction of one flow back into its bytes. One goroutine calls Decode.
 type Decoder struct {
 	c    *Codec
@@ -152,6 +159,9 @@ func (d *Decoder) accept(raw []byte, sc *scratch) error {
 		d.c.stats.literalIn.Add(int64(f.LiteralRawBytes))
 		d.c.stats.literalCodedIn.Add(int64(len(f.Literal)))
 		d.c.stats.matchedIn.Add(int64(len(raw) - f.LiteralRawBytes))
+		if f.LiteralRawBytes >= opaqueFrame && len(f.Literal) > f.LiteralRawBytes-f.LiteralRawBytes/opaqueGain {
+			d.c.stats.opaqueIn.Add(int64(f.LiteralRawBytes))
+		}
 	}
 	return nil
 }

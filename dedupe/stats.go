@@ -21,6 +21,7 @@ type counters struct {
 	matchedIn          atomic.Int64
 	literalIn          atomic.Int64
 	literalCodedIn     atomic.Int64
+	opaqueIn           atomic.Int64
 	hitAge             atomic.Uint64 // bits of a float64, bytes
 }
 
@@ -61,6 +62,7 @@ type Stats struct {
 	LiteralInCoded     int64 // what those literals took on the wire
 	CiphertextBytes    int64 // of the literals, recognised as encrypted by the application
 	OpaqueBytes        int64 // of the literals: encrypted, only relayed, or of a flow that neither repeats nor compresses
+	OpaqueInBytes      int64 // of the literals decoded: came hardly smaller than they are, at least opaqueFrame of them in a frame
 	Copies             int64 // number of copies sent
 	HitAgeBytes        int64 // how far behind the head of its log what was copied lay, averaged by bytes over about the last 64 MiB matched
 	StoredBytes        int64 // added to the log we write
@@ -105,6 +107,7 @@ func (c *Codec) Stats() Stats {
 		LiteralInCoded:     c.stats.literalCodedIn.Load(),
 		CiphertextBytes:    c.stats.cipher.Load(),
 		OpaqueBytes:        c.stats.opaque.Load(),
+		OpaqueInBytes:      c.stats.opaqueIn.Load(),
 		Copies:             c.stats.copies.Load(),
 		HitAgeBytes:        int64(math.Float64frombits(c.stats.hitAge.Load())),
 		StoredBytes:        c.stats.stored.Load(),
