@@ -167,6 +167,7 @@ func TestPageInChromium(t *testing.T) {
 		b.screenshot("wide-dark")
 	})
 	t.Run("range", func(t *testing.T) {
+		b.await(`document.querySelector("[aria-pressed=true]").textContent`, "1 h") // as long as the gateway has been running
 		b.eval(`document.querySelector("[data-seconds='300']").click()`)
 		b.await(`document.querySelector("[aria-pressed=true]").textContent`, "5 min")
 	})

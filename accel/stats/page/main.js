@@ -12,6 +12,7 @@ const peers = new Peers();
 const flows = new Flows();
 const history = new History();
 let shownSeconds = 3600;
+let chosen = false; // by the reader; until then the charts show no more than the gateway's life
 let uptime = 0;
 
 async function get(path) {
@@ -23,6 +24,7 @@ async function get(path) {
 function showState(s) {
   if (s.uptime_seconds < uptime) history.clear(); // another process: its counters begin anew
   uptime = s.uptime_seconds;
+  if (!chosen) showRange([...byId("range").children].map((b) => Number(b.dataset.seconds)).find((n) => n >= uptime) ?? 3600);
   document.title = "wanpair " + s.site;
   setText(byId("site"), s.site);
   setText(byId("about"), s.version + ", up " + duration(s.uptime_seconds));
@@ -98,10 +100,16 @@ byId("filter").addEventListener("input", () => showFlows().catch(failed));
 byId("range").addEventListener("click", (event) => {
   const seconds = Number(event.target.dataset.seconds);
   if (!seconds) return;
-  shownSeconds = seconds;
-  for (const button of byId("range").children) button.setAttribute("aria-pressed", String(button === event.target));
-  peers.draw(history, shownSeconds);
+  chosen = true;
+  showRange(seconds);
 });
+
+function showRange(seconds) {
+  if (seconds === shownSeconds) return;
+  shownSeconds = seconds;
+  for (const button of byId("range").children) button.setAttribute("aria-pressed", String(Number(button.dataset.seconds) === seconds));
+  peers.draw(history, shownSeconds);
+}
 
 every(1, async () => showState(await get("stats")));
 every(2, showFlows);
