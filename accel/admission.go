@@ -1,6 +1,7 @@
 package accel
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -16,16 +17,15 @@ const (
 	// reopenPercent of a limit must not be exceeded for connections to be taken again: without the distance each flow that ends would let
 	// one connection in, and the rules would change with every one.
 	reopenPercent = 90
-	// descriptorsPerFlow: a connection that is carried raw has both of its sockets here. descriptorsBeside are the store's files, the
-	// tunnel's sockets and the stats server's; where there are not that many, half of what there is.
-	descriptorsPerFlow = 2
-	descriptorsBeside  = 1000
+	// descriptorsBeside are the store's files, the tunnel's sockets and the stats server's; where there are not that many, half of what
+	// there is. The rest is for flows: one each, and one more for a connection that is carried raw and has both of its sockets here.
+	descriptorsBeside = 1000
 )
 
 // admission is the door for new connections: it closes when as many flows run as may, and opens again with room to spare.
 type admission struct {
-	flowsByFiles int           // as many flows as there are descriptors for; 0: unknown
-	crowded      chan struct{} // holds a token when the door has closed, so that the rules follow at once
+	descriptors int           // for flows; 0: unknown
+	attention   chan struct{} // holds a token when the rules should follow at once: the door has closed, or a peer is gone
 
 	mu     sync.Mutex
 	shut   policy.Reason // why the door is closed; None while it is open
@@ -33,43 +33,51 @@ type admission struct {
 }
 
 func newAdmission() *admission {
-	a := &admission{crowded: make(chan struct{}, 1)}
+	a := &admission{attention: make(chan struct{}, 1)}
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err == nil {
-		a.flowsByFiles = flowsByFiles(files.Cur)
+		a.descriptors = FlowDescriptors(files.Cur)
 	}
 	return a
 }
 
-func flowsByFiles(files uint64) int {
-	beside := min(descriptorsBeside, files/2)
-	return int(min((files-beside)/descriptorsPerFlow, 1<<30))
+// FlowDescriptors is how many accelerated flows a process can hold that may open so many descriptors.
+func FlowDescriptors(files uint64) int {
+	return int(min(files-min(descriptorsBeside, files/2), 1<<30))
 }
 
-// update is told how many flows run and how many are allowed, and says why no more are taken, or None.
-func (a *admission) update(flows, limit int) policy.Reason {
+// update is told how many flows run, how many of them are carried raw, and how many are allowed, and says why no more are taken, or None.
+func (a *admission) update(flows, raw, limit int) policy.Reason {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	why := policy.FlowLimit
-	if a.flowsByFiles > 0 && a.flowsByFiles < limit {
-		limit, why = a.flowsByFiles, policy.Overload
-	}
 	if a.strain.over {
 		return policy.Overload
 	}
+	most := a.descriptors
+	if most == 0 {
+		most = math.MaxInt
+	}
+	was := a.shut
 	switch {
 	case flows >= limit:
-		if a.shut == policy.None {
-			select {
-			case a.crowded <- struct{}{}:
-			default:
-			}
-		}
-		a.shut = why
-	case flows <= limit*reopenPercent/100:
+		a.shut = policy.FlowLimit
+	case flows+raw >= most:
+		a.shut = policy.Overload
+	case flows <= limit*reopenPercent/100 && flows+raw <= most/100*reopenPercent:
 		a.shut = policy.None
 	}
+	if a.shut != policy.None && was == policy.None {
+		a.look()
+	}
 	return a.shut
+}
+
+// look asks for the rules to be compared with the state of things at once.
+func (a *admission) look() {
+	select {
+	case a.attention <- struct{}{}:
+	default:
+	}
 }
 
 // looked is told how late the gateway's own regular look at things came.
@@ -88,7 +96,7 @@ func (a *admission) lag() time.Duration {
 
 // admits says why no more connections are taken at this moment, or None.
 func (g *Gateway) admits() policy.Reason {
-	return g.admission.update(g.flows.count(), g.cfg.Load().Limits.Flows)
+	return g.admission.update(g.flows.count(), g.flows.countRaw(), g.cfg.Load().Limits.Flows)
 }
 
 // room is one peer's share of limits.memory: it is used up when not even the smallest window fits for one more flow.

@@ -12,7 +12,7 @@ import (
 
 func TestAdmissionOpensWithRoomToSpare(t *testing.T) {
 	a := newAdmission()
-	a.flowsByFiles = 0
+	a.descriptors = 0
 	for _, step := range []struct {
 		flows, limit int
 		want         policy.Reason
@@ -30,25 +30,38 @@ func TestAdmissionOpensWithRoomToSpare(t *testing.T) {
 		{1, 1, policy.FlowLimit},
 		{0, 1, policy.None},
 	} {
-		if got := a.update(step.flows, step.limit); got != step.want {
+		if got := a.update(step.flows, 0, step.limit); got != step.want {
 			t.Errorf("%d flows of %d: %v, want %v", step.flows, step.limit, got, step.want)
 		}
 	}
-	if len(a.crowded) != 1 {
+	if len(a.attention) != 1 {
 		t.Error("nobody was told that the door had closed")
 	}
 }
 
 func TestAdmissionKnowsOfDescriptors(t *testing.T) {
 	a := newAdmission()
-	a.flowsByFiles = flowsByFiles(1200)
-	if got := a.update(300, 10_000); got != policy.Overload {
-		t.Errorf("300 flows with 1200 descriptors: %v", got)
+	a.descriptors = FlowDescriptors(1200)
+	for _, step := range []struct {
+		flows, raw int
+		want       policy.Reason
+	}{
+		{599, 0, policy.None},
+		{600, 0, policy.Overload},
+		{541, 0, policy.Overload},
+		{540, 0, policy.None},
+		{300, 299, policy.None}, // raw ones need two
+		{300, 300, policy.Overload},
+		{270, 270, policy.None},
+	} {
+		if got := a.update(step.flows, step.raw, 10_000); got != step.want {
+			t.Errorf("%d flows, %d of them raw, with 1200 descriptors: %v, want %v", step.flows, step.raw, got, step.want)
+		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		files := rapid.Uint64().Draw(t, "files")
-		n := flowsByFiles(files)
-		if n < 0 || uint64(n)*descriptorsPerFlow > files {
+		n := FlowDescriptors(files)
+		if n < 0 || uint64(n) > files {
 			t.Fatalf("%d flows of %d descriptors", n, files)
 		}
 	})
@@ -56,14 +69,14 @@ func TestAdmissionKnowsOfDescriptors(t *testing.T) {
 
 func TestAdmissionClosesWhenTheProcessorDoesNotKeepUp(t *testing.T) {
 	a := newAdmission()
-	a.flowsByFiles = 0
+	a.descriptors = 0
 	now := time.Now()
 	look := func(n int, late time.Duration) policy.Reason {
 		for range n {
 			now = now.Add(peerWatchInterval + late)
 			a.looked(now, late)
 		}
-		return a.update(1, 100)
+		return a.update(1, 0, 100)
 	}
 	for _, step := range []struct {
 		name  string

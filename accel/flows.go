@@ -97,6 +97,8 @@ type flowTable struct {
 	mu     sync.Mutex
 	next   uint64
 	flows  map[uint64]*runningFlow
+	byPeer map[string]int
+	raw    int           // flows carried raw
 	empty  chan struct{} // not nil while somebody waits for the table to be empty
 	closed map[stats.Outcome]uint64
 	passed map[policy.Reason]uint64
@@ -105,10 +107,29 @@ type flowTable struct {
 // raw is the outcome of a connection that was carried here, but not through the tunnel: it is counted by its reason.
 const raw stats.Outcome = ""
 
+// holdRaw counts a running flow as carried raw until the returned function is called.
+func (t *flowTable) holdRaw() (release func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.raw++
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.raw--
+	}
+}
+
+func (t *flowTable) countRaw() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.raw
+}
+
 func newFlowTable(ended func(*runningFlow, stats.Outcome)) *flowTable {
 	return &flowTable{
 		ended:  ended,
 		flows:  make(map[uint64]*runningFlow),
+		byPeer: make(map[string]int),
 		closed: make(map[stats.Outcome]uint64),
 		passed: make(map[policy.Reason]uint64),
 	}
@@ -121,6 +142,7 @@ func (t *flowTable) add(f *runningFlow) *runningFlow {
 	f.id = t.next
 	f.started = time.Now()
 	t.flows[f.id] = f
+	t.byPeer[f.peer]++
 	return f
 }
 
@@ -133,6 +155,7 @@ func (t *flowTable) forget(f *runningFlow, how stats.Outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.flows, f.id)
+	t.byPeer[f.peer]--
 	if how == raw {
 		t.passed[policy.Reason(f.reason.Load())]++
 	} else {
@@ -148,6 +171,20 @@ func (t *flowTable) count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.flows)
+}
+
+// begun is how many flows have begun so far.
+func (t *flowTable) begun() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.next
+}
+
+// countByPeer is how many flows run with each peer.
+func (t *flowTable) countByPeer() map[string]int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.byPeer)
 }
 
 // whenEmpty returns a channel that is closed when no flow is left.

@@ -27,6 +27,7 @@ import (
 	"wanpair/accel/peer"
 	"wanpair/accel/policy"
 	"wanpair/accel/stats"
+	"wanpair/internal/beat"
 )
 
 // Parts are what a gateway is made of, built by the command.
@@ -52,6 +53,7 @@ type Gateway struct {
 	local     []*localListener
 	buffers   *flow.Buffers
 	flows     *flowTable
+	changing  sync.Mutex // held while policy or ownAddrs are replaced
 	policy    atomic.Pointer[policy.Policy]
 	draining  atomic.Bool
 	admission *admission
@@ -288,36 +290,55 @@ func (g *Gateway) closeLocal() error {
 }
 
 // peerWatchInterval is how often the state of the peers is compared with what is diverted: it bounds how long new connections still
-// meet a peer that has just gone.
-const peerWatchInterval = 50 * time.Millisecond
+// meet a peer that has just gone. While peers are up and no connection comes it is quietWatchInterval, so that an idle gateway lets the
+// processor sleep: the first connection that finds no way through the tunnel calls for a look at once.
+const (
+	peerWatchInterval  = 50 * time.Millisecond
+	quietWatchInterval = 500 * time.Millisecond
+)
 
 // watchPeers tells intercept which peers are alive and writes the events of their comings and goings.
 func (g *Gateway) watchPeers(ctx context.Context) error {
 	timer := time.NewTimer(peerWatchInterval)
 	defer timer.Stop()
+	begunBefore := uint64(0)
 	for {
+		begun := g.flows.begun()
+		interval := quietWatchInterval
+		if begun != begunBefore {
+			interval = peerWatchInterval
+		}
+		begunBefore = begun
 		for _, p := range g.peers {
 			last := peer.State(p.announced.Load())
 			if state := p.State(); state != last {
 				if err := g.peerChanged(p, last, state); err != nil {
 					g.log.Error("rules could not follow the peer's state, trying again", "peer", p.Name(), "err", err)
+					interval = peerWatchInterval
 					continue
 				}
 				p.announce(state)
 			}
+			if last != peer.Up {
+				interval = peerWatchInterval
+			}
 		}
 		if err := g.followAdmission(); err != nil {
 			g.log.Error("rules could not follow the number of flows, trying again", "err", err)
+			interval = peerWatchInterval
 		}
-		timer.Reset(peerWatchInterval)
+		if interval == quietWatchInterval { // where others wait for the same moments they wake the process together
+			interval = beat.Until(quietWatchInterval)
+		}
+		timer.Reset(interval)
 		began := time.Now()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
 			now := time.Now()
-			g.admission.looked(now, now.Sub(began)-peerWatchInterval)
-		case <-g.admission.crowded:
+			g.admission.looked(now, now.Sub(began)-interval)
+		case <-g.admission.attention:
 		}
 	}
 }
@@ -325,7 +346,9 @@ func (g *Gateway) watchPeers(ctx context.Context) error {
 func (g *Gateway) peerChanged(p *member, from, to peer.State) error {
 	if to == peer.Up {
 		hello := p.Hello()
+		g.changing.Lock()
 		g.policy.Store(g.policy.Load().WithPeerAddrs(p.Name(), hello.OwnAddrs))
+		g.changing.Unlock()
 		if err := g.divert(p, policy.Reason(p.shut.Load())); err != nil {
 			return err
 		}

@@ -133,6 +133,7 @@ func (g *Gateway) carry(ctx context.Context, e *edge.Conn, p *peer.Peer, f *runn
 			return
 		}
 		f.setReason(notOpened(p, err))
+		g.admission.look()
 	}
 	g.carryRaw(ctx, e, f, dialRaw)
 }
@@ -173,6 +174,7 @@ func (g *Gateway) noteRefusal(r peer.OpenRequest, err error) {
 
 // carryRaw joins the connection with one to the same target over the bare link.
 func (g *Gateway) carryRaw(ctx context.Context, e *edge.Conn, f *runningFlow, dialRaw func(context.Context) (*edge.Conn, error)) {
+	defer g.flows.holdRaw()()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	f.attach(func(cause error) { cancel(cause); e.Reset() })

@@ -2,6 +2,7 @@ package accel
 
 import (
 	"fmt"
+	"net/netip"
 
 	"wanpair/accel/config"
 	"wanpair/accel/intercept"
@@ -18,6 +19,8 @@ func (g *Gateway) Reload(merged *config.Config, rules intercept.Config) error {
 			return fmt.Errorf("reload: rules: %w", err)
 		}
 	}
+	g.changing.Lock()
+	defer g.changing.Unlock()
 	next := policy.New(merged, g.ownAddrs)
 	for _, p := range g.peers {
 		if p.State() == peer.Up {
@@ -33,6 +36,20 @@ func (g *Gateway) Reload(merged *config.Config, rules intercept.Config) error {
 	g.policy.Store(next)
 	g.events.Add(stats.EventReloaded, "", "the configuration was read again")
 	return nil
+}
+
+// SetOwnAddrs is told that the addresses of this host have changed. Connections from and to them pass raw and are not dialled for the peers;
+// peers hear of them when the next session begins.
+func (g *Gateway) SetOwnAddrs(addrs []netip.Addr) {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	g.ownAddrs = addrs
+	g.policy.Store(g.policy.Load().WithOwnAddrs(addrs))
+	g.dialer.SetDeny(addrs)
+	for _, p := range g.peers {
+		p.Link().SetOwnAddrs(addrs)
+	}
+	g.log.Info("addresses of this host have changed", "detail", addrs)
 }
 
 // InterceptFault is told when diverting had to be suspended for all peers (fault not nil) and when it goes on.

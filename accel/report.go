@@ -11,7 +11,7 @@ import (
 
 // Source is where the stats server gets its figures.
 func (g *Gateway) Source() stats.Source {
-	return stats.Source{Snapshot: g.snapshot, Flows: g.listFlows, Top: g.top}
+	return stats.Source{Snapshot: g.snapshot, Peers: g.peerSnapshots, Flows: g.listFlows, Top: g.top}
 }
 
 // Events are what happened, for the stats server.
@@ -30,11 +30,8 @@ func (g *Gateway) snapshot() stats.Snapshot {
 		Cache:          stats.Cache{CapacityBytes: g.cfg.Load().Cache.SizeBytes},
 	}
 	g.addRaw(s.FlowsPassed)
-	active := make(map[string]int)
-	for _, f := range g.flows.all() {
-		active[f.peer]++
-		s.FlowsActive++
-	}
+	s.FlowsActive = g.flows.count()
+	s.Peers = g.peerSnapshots()
 	up := 0
 	for _, p := range g.peers {
 		granted, _ := p.Link().Credit()
@@ -50,9 +47,6 @@ func (g *Gateway) snapshot() stats.Snapshot {
 		case codec.StoreFull:
 			s.Cache.Off = "nothing new is kept: the file system of cache.dir is nearly full"
 		}
-		link := p.Link().Stats()
-		s.MemoryBytes += link.CreditGranted
-		s.Peers = append(s.Peers, g.peerSnapshot(p, link, active[p.Name()]))
 		if peer.State(p.announced.Load()) == peer.Up {
 			up++
 		}
@@ -88,6 +82,15 @@ func (g *Gateway) addRaw(passed map[policy.Reason]uint64) {
 	}
 }
 
+func (g *Gateway) peerSnapshots() []stats.Peer {
+	active := g.flows.countByPeer()
+	out := make([]stats.Peer, 0, len(g.peers))
+	for _, p := range g.peers {
+		out = append(out, g.peerSnapshot(p, p.Link().Stats(), active[p.Name()]))
+	}
+	return out
+}
+
 func (g *Gateway) peerSnapshot(p *member, link transport.LinkStats, active int) stats.Peer {
 	codec, counters, hello := p.Codec().Stats(), p.Counters(), p.Hello()
 	out := stats.Peer{
@@ -113,6 +116,7 @@ func (g *Gateway) peerSnapshot(p *member, link transport.LinkStats, active int) 
 			MatchedBytes:     uint64(codec.MatchedInBytes),
 			LiteralBytes:     uint64(codec.LiteralInBytes),
 			LiteralWireBytes: uint64(codec.LiteralInCoded),
+			OpaqueBytes:      uint64(codec.OpaqueInBytes),
 		},
 		FlowsActive: active,
 		MissRepairs: uint64(codec.Repairs),

@@ -219,7 +219,8 @@ func (s *Session) chooseControl() {
 // checkLanes applies the rules of A7 and returns the lanes to close.
 func (s *Session) checkLanes(now time.Time, stats map[*laneState]LaneStats) (dead []*laneState) {
 	l := s.link
-	const keep = 1 - float64(tickPeriod)/float64(recentTime)
+	keep := 1 - min(float64(now.Sub(s.lastTick))/float64(recentTime), 1)
+	s.lastTick = now
 	s.recentSent, s.recentLost = s.recentSent*keep, s.recentLost*keep
 	for _, ls := range s.lanes {
 		st, ok := stats[ls]

@@ -154,6 +154,7 @@ func (f *Flow) maybeEnd() {
 		return
 	}
 	f.s.tombs[f.id] = f.ack
+	f.s.stirred()
 	f.s.totals.flowsEnded++
 	f.finish(nil)
 }

@@ -167,6 +167,7 @@ func (f *Flow) sendLocked(h *frameHeader, payload []byte) {
 	f.finSent = f.finSent || h.fin
 	f.inFlight += len(buf)
 	s.kept += int64(len(buf))
+	s.stirred()
 	s.totals.framesSent++
 	s.totals.payloadSent += uint64(len(payload))
 	s.totals.rawSent += uint64(h.rawLen)

@@ -7,15 +7,20 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"wanpair/internal/beat"
 )
 
 // Timing of lanes, docs/protocol.md, A3 and A7.
 const (
 	helloTimeout  = 5 * time.Second
-	tickPeriod    = 100 * time.Millisecond
+	tickPeriod    = 100 * time.Millisecond // while anything is under way
+	idlePeriod    = 500 * time.Millisecond // else: an idle gateway lets the processor sleep
 	pingSilence   = time.Second            // a lane silent for so long is asked
 	deadSilence   = 3 * time.Second        // and closed after so long
 	stallSilence  = time.Second            // its frames are repeated elsewhere
@@ -104,6 +109,7 @@ type Link struct {
 
 	announced atomic.Int64 // bytes of payloads that are being read: see maxAnnounced
 	began     time.Time
+	stir      chan struct{} // holds a token when an idle session has something under way again
 
 	mu       sync.Mutex
 	instance [16]byte
@@ -111,6 +117,7 @@ type Link struct {
 	session  *Session          // nil when there is none
 	stopped  bool
 	shares   map[string]int
+	ownAddrs []netip.Addr // for hellos
 	nextLane uint64
 	lastErr  string
 	totals   linkTotals
@@ -129,9 +136,10 @@ func NewLink(cfg LinkConfig) (*Link, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	l := &Link{cfg: cfg, log: cfg.Log, began: time.Now(), retired: make(map[[16]byte]bool)}
+	l := &Link{cfg: cfg, log: cfg.Log, began: time.Now(), stir: make(chan struct{}, 1), retired: make(map[[16]byte]bool)}
 	l.instance = newInstance()
 	l.shares = maps.Clone(cfg.Shares)
+	l.ownAddrs = cfg.Hello.OwnAddrs
 	return l, nil
 }
 
@@ -143,19 +151,27 @@ func newInstance() (id [16]byte) {
 // Run does what needs a clock: liveness, hold time, statistics. It blocks until
 // ctx ends; then the session ends with [AbortShutdown] for its flows.
 func (l *Link) Run(ctx context.Context) error {
-	tick := time.NewTicker(tickPeriod)
+	tick := time.NewTimer(tickPeriod)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			l.stop()
 			return nil
+		case <-l.stir:
+			tick.Reset(tickPeriod)
 		case now := <-tick.C:
+			next := tickPeriod
 			if s := l.Session(); s != nil {
-				if err := s.tick(now); err != nil {
+				idle, err := s.tick(now)
+				if err != nil {
 					l.drop(s, err, AbortLinkLost)
 				}
+				if idle {
+					next = beat.Until(idlePeriod)
+				}
 			}
+			tick.Reset(next)
 		}
 	}
 }
@@ -176,6 +192,14 @@ func (l *Link) Session() *Session {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.session
+}
+
+// SetOwnAddrs changes what the hellos to come say in [Hello.OwnAddrs]; of more
+// than a hello may hold the first ones.
+func (l *Link) SetOwnAddrs(addrs []netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ownAddrs = slices.Clone(addrs[:min(len(addrs), maxPrefixes)])
 }
 
 // Instance is what this side names itself in its hello at present.
@@ -335,6 +359,7 @@ func (l *Link) ownHello(ls *laneState) Hello {
 	h.WallClock = time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	h.OwnAddrs = l.ownAddrs
 	h.Instance = l.instance
 	h.PeerInstance = [16]byte{}
 	if l.session != nil {

@@ -34,6 +34,7 @@ func (s *Session) sendMessage(kind byte, msg []byte) error {
 // queueMessage queues a message whatever the backlog: an ABORT must get out,
 // and there is one per flow at most.
 func (s *Session) queueMessage(body []byte) {
+	s.stirred()
 	s.out = append(s.out, &message{seq: s.outSeq, body: body})
 	s.outSeq++
 	s.outBytes += len(body)

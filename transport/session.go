@@ -76,6 +76,8 @@ type Session struct {
 	rtt          time.Duration
 	granted      int64 // credit granted and not consumed, all flows
 	lastInfo     time.Time
+	lastTick     time.Time
+	idle         bool   // nothing was under way at the last tick: the next one comes late
 	recvPayload  uint64 // for the receive rate
 	recvReported uint64
 	totals       sessionTotals
@@ -306,26 +308,26 @@ func (s *Session) GoAway(code uint8, reason string) {
 	}
 }
 
-// tick does what is due; it returns why the session must end, nil mostly.
-// Called every tickPeriod.
-func (s *Session) tick(now time.Time) error {
+// tick does what is due; the error says why the session must end, nil mostly.
+// Called every tickPeriod, and every idlePeriod while it says that it is idle.
+func (s *Session) tick(now time.Time) (idle bool, err error) {
 	stats := s.laneStats()
 	s.mu.Lock()
 	if s.err != nil {
 		s.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	if s.outBytes > 2*maxQueuedMsgBytes {
 		s.mu.Unlock()
-		return ErrBacklog
+		return false, ErrBacklog
 	}
 	if len(s.lanes) == 0 {
 		expired := !s.held.IsZero() && now.Sub(s.held) >= s.link.cfg.Hold
 		s.mu.Unlock()
 		if expired {
-			return ErrHoldExpired
+			return false, ErrHoldExpired
 		}
-		return nil
+		return false, nil
 	}
 	dead := s.checkLanes(now, stats)
 	s.measure()
@@ -334,6 +336,8 @@ func (s *Session) tick(now time.Time) error {
 	s.dropOrphans(now)
 	s.nextOfCrowd()
 	s.info(now)
+	s.idle = s.nothingUnderWay()
+	idle = s.idle
 	s.mu.Unlock()
 	if sharer != nil {
 		sharer.SetSenders(senders)
@@ -342,7 +346,38 @@ func (s *Session) tick(now time.Time) error {
 		s.link.log.Warn("lane stalled", "peer", s.peer.Site, "lane", ls.id, "remote", ls.stats.Remote)
 		ls.lane.Close(LaneStalled, "no byte for 3 s")
 	}
-	return nil
+	return idle, nil
+}
+
+// nothingUnderWay says whether no frame, message or ping waits for an answer:
+// then nothing can be late, and no rate has to be known soon.
+func (s *Session) nothingUnderWay() bool {
+	if s.kept > 0 || len(s.out) > 0 || len(s.tombs) > 0 || s.orphans > 0 {
+		return false
+	}
+	for _, ls := range s.lanes {
+		if ls.stalled || ls.pingDue || ls.pings != ls.ponged {
+			return false
+		}
+	}
+	return true
+}
+
+// stirred ends idleness: something goes out. What the lanes did before says
+// nothing about whether they stand still now.
+func (s *Session) stirred() {
+	if !s.idle {
+		return
+	}
+	s.idle = false
+	now := time.Now()
+	for _, ls := range s.lanes {
+		ls.movedAt = now
+	}
+	select {
+	case s.link.stir <- struct{}{}:
+	default:
+	}
 }
 
 // laneStats asks every lane without holding the lock: a lane may take its own.
@@ -415,6 +450,9 @@ func (s *Session) senders() (n int, sharer Sharer) {
 	if sharer == nil {
 		return 0, nil
 	}
+	if s.kept < interactiveBytes { // no flow can have as much on its way: spares a look at thousands of idle ones
+		return 1, sharer
+	}
 	for _, f := range s.flows {
 		if f.inFlight >= interactiveBytes {
 			if n++; n == len(s.lanes) {
@@ -444,6 +482,10 @@ func (s *Session) dropOrphans(now time.Time) {
 	}
 }
 
+// worthInfo is how many bytes have to arrive in a second for their rate to be
+// worth a packet: more than proofs of work on an idle link.
+const worthInfo = 1 << 10
+
 // info tells the peer once a second what it cannot measure itself, while
 // frames arrive.
 func (s *Session) info(now time.Time) {
@@ -453,7 +495,7 @@ func (s *Session) info(now time.Time) {
 	got := s.recvPayload - s.recvReported
 	elapsed := now.Sub(s.lastInfo)
 	s.recvReported, s.lastInfo = s.recvPayload, now
-	if got == 0 || elapsed > 10*time.Second {
+	if got < worthInfo || elapsed > 10*time.Second {
 		return
 	}
 	s.ctl.infoRate = uint64(float64(got) / elapsed.Seconds())

@@ -23,6 +23,8 @@ const (
 
 	// FlowFloorBytes is the credit every admitted flow has for certain. All floors together may be half of limits.memory.
 	FlowFloorBytes = 16 << 10
+	// flowCreditBytes is what a new flow may be sent at once where there is memory for it.
+	flowCreditBytes = 64 << 10
 
 	minFlowFileBytes = 1 << 20
 
@@ -332,8 +334,24 @@ func (k *checker) limits() {
 		path := cmp.Or(map[bool]string{true: "limits.memory"}[k.where["limits.memory"].line > 0], "limits.flows")
 		k.bad(path, fmt.Sprintf("%s of memory cannot serve %d flows", FormatSize(k.Limits.MemoryBytes), k.Limits.Flows),
 			fmt.Sprintf("write limits.memory of at least %s or at most %d as limits.flows", FormatSize(need), k.Limits.MemoryBytes/(2*FlowFloorBytes)))
+	} else if n := k.LinkFlows(); n < k.Limits.Flows {
+		k.warn("limits.flows", fmt.Sprintf("%d peers share limits.memory, so that one of them may open at most %d flows here at the same time", len(k.Peers), n),
+			fmt.Sprintf("write limits.memory of at least %s if one peer may have them all", FormatSize(need*int64(len(k.Peers)))))
 	}
 }
+
+// LinkMemoryBytes is each peer's part of limits.memory.
+func (c *Config) LinkMemoryBytes() int64 { return c.Limits.MemoryBytes / int64(max(len(c.Peers), 1)) }
+
+// FlowCreditBytes is what a new flow may be sent before its reader has said anything. Half of a link's memory is kept for as many flows as
+// limits.flows allows: where that leaves little for each it is less than a fast start would like, and never less than FlowFloorBytes.
+func (c *Config) FlowCreditBytes() int64 {
+	const step = 1 << 10
+	return min(max(c.LinkMemoryBytes()/2/int64(max(c.Limits.Flows, 1))/step*step, FlowFloorBytes), flowCreditBytes)
+}
+
+// LinkFlows is how many flows one peer may open here at the same time; further ones of its connections pass raw.
+func (c *Config) LinkFlows() int { return int(c.LinkMemoryBytes() / 2 / c.FlowCreditBytes()) }
 
 func (k *checker) stats() {
 	if k.Stats.Token != "" && len(k.Stats.Token) < minTokenLength {

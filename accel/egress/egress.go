@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -57,7 +58,7 @@ type destroyTimeWait func(local, remote netip.AddrPort) bool
 type Dialer struct {
 	cfg   Config
 	allow prefixes
-	deny  map[netip.Addr]bool
+	deny  atomic.Pointer[map[netip.Addr]bool]
 }
 
 // New checks the configuration.
@@ -81,11 +82,18 @@ func New(cfg Config) (*Dialer, error) {
 	if cfg.destroy == nil {
 		cfg.destroy = destroyByDiag
 	}
-	d := &Dialer{cfg: cfg, allow: allow, deny: make(map[netip.Addr]bool, len(cfg.Deny))}
-	for _, a := range cfg.Deny {
-		d.deny[a.Unmap().WithZone("")] = true
-	}
+	d := &Dialer{cfg: cfg, allow: allow}
+	d.SetDeny(cfg.Deny)
 	return d, nil
+}
+
+// SetDeny replaces [Config.Deny] for the dials to come.
+func (d *Dialer) SetDeny(addrs []netip.Addr) {
+	deny := make(map[netip.Addr]bool, len(addrs))
+	for _, a := range addrs {
+		deny[a.Unmap().WithZone("")] = true
+	}
+	d.deny.Store(&deny)
 }
 
 // Allowed says whether a target may be dialled; the error is a Denied *Error.
@@ -96,7 +104,7 @@ func (d *Dialer) Allowed(target netip.AddrPort) error {
 		return &Error{Reason: Denied, Target: target.String(), Err: ErrBadAddress}
 	case !d.allow.contain(addr):
 		return &Error{Reason: Denied, Target: target.String(), Err: ErrTargetNotAllowed}
-	case d.deny[addr]:
+	case (*d.deny.Load())[addr]:
 		return &Error{Reason: Denied, Target: target.String(), Err: ErrOwnAddress}
 	}
 	return nil

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"wanpair/internal/beat"
 )
 
 const (
@@ -31,6 +33,12 @@ type keeper struct {
 // keep refreshes, heals and watches until ctx ends.
 func (i *Interceptor) keep(ctx context.Context) {
 	k := &keeper{i: i, lastCheck: time.Now(), said: map[string]string{}}
+	// Whatever an idle gateway does regularly it does at the same moments, so that the process wakes up once for all.
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(beat.Until(watchEvery)):
+	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for n := 0; ; n++ {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"wanpair/internal/beat"
 	"wanpair/transport"
 )
 
@@ -179,7 +180,7 @@ func (s *session) echo(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(echoInterval - time.Since(start)):
+		case <-time.After(beat.Until(echoInterval)):
 		}
 	}
 }

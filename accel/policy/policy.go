@@ -76,15 +76,12 @@ type Policy struct {
 // New makes a Policy from a configuration that was validated. ownAddrs are this gateway's addresses.
 func New(c *config.Config, ownAddrs []netip.Addr) *Policy {
 	p := &Policy{
-		ownAddrs:  map[netip.Addr]bool{},
 		peerAddrs: map[string][]netip.Addr{},
 		passPorts: map[uint16]bool{},
 		peers:     slices.Clone(c.Peers),
 		classes:   slices.Clone(c.Classes),
 	}
-	for _, a := range ownAddrs {
-		p.ownAddrs[a.Unmap()] = true
-	}
+	p = p.WithOwnAddrs(ownAddrs)
 	if c.Intercept != nil {
 		p.sources = slices.Clone(c.Intercept.Subnets)
 		for _, port := range c.Intercept.PassPorts {
@@ -92,6 +89,16 @@ func New(c *config.Config, ownAddrs []netip.Addr) *Policy {
 		}
 	}
 	return p
+}
+
+// WithOwnAddrs returns a Policy for a gateway that has these addresses now.
+func (p *Policy) WithOwnAddrs(addrs []netip.Addr) *Policy {
+	q := *p
+	q.ownAddrs = make(map[netip.Addr]bool, len(addrs))
+	for _, a := range addrs {
+		q.ownAddrs[a.Unmap()] = true
+	}
+	return &q
 }
 
 // WithPeerAddrs returns a Policy that also knows the addresses a peer announced as its gateway's own. They replace earlier ones of that peer.

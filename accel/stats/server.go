@@ -20,6 +20,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"wanpair/accel/config"
+	"wanpair/internal/beat"
 )
 
 // ErrListen is wrapped when the stats address cannot be listened at.
@@ -133,15 +134,17 @@ func (s *Server) Run(ctx context.Context) error {
 
 // sample feeds the rates once a second.
 func (s *Server) sample(ctx context.Context) {
-	s.rates.add(time.Now(), s.src.Snapshot().Peers)
-	ticker := time.NewTicker(sampleInterval)
-	defer ticker.Stop()
+	peers := s.src.Peers
+	if peers == nil {
+		peers = func() []Peer { return s.src.Snapshot().Peers }
+	}
+	s.rates.add(time.Now(), peers())
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-ticker.C:
-			s.rates.add(now, s.src.Snapshot().Peers)
+		case now := <-time.After(beat.Until(sampleInterval)):
+			s.rates.add(now, peers())
 		}
 	}
 }

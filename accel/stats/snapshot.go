@@ -9,6 +9,7 @@ import (
 // Source is where the server gets its figures. Both functions are called from several goroutines and must be cheap: Snapshot once a second and once per request.
 type Source struct {
 	Snapshot func() Snapshot
+	Peers    func() []Peer // Snapshot's, asked for once a second; nil: Snapshot is asked
 	Flows    func() []Flow // the caller may change the slice
 	Top      *Top          // what ended flows gained; nil: only running ones are ranked
 }
@@ -73,7 +74,7 @@ type Gain struct {
 	MatchedBytes     uint64 `json:"matched_bytes"`      // found in the history
 	LiteralBytes     uint64 `json:"literal_bytes"`      // not found
 	LiteralWireBytes uint64 `json:"literal_wire_bytes"` // what the literals became after compression
-	OpaqueBytes      uint64 `json:"opaque_bytes"`       // the part of the literals known to be encrypted or compressed, or only relayed
+	OpaqueBytes      uint64 `json:"opaque_bytes"`       // the part of the literals known to be encrypted or compressed, or only relayed; of received ones what came hardly smaller than it is
 }
 
 // Peer is the state and the counters of the link to one peer.

@@ -106,10 +106,9 @@ func TestIdleFlowsAreSmall(t *testing.T) {
 	// Garbage of the opening that waits for its collection does not grow with the flows: with few of them it is allowed for.
 	n, watch, garbage := 3000, 2*time.Second, int64(12<<20)
 	if soak() {
-		// Where a process may have 20,000 descriptors, a gateway lets in 9,500: each may need two.
 		var files unix.Rlimit
 		must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &files))
-		n, watch, garbage = int(min(10_000, files.Max/2-1000)), 30*time.Second, 0
+		n, watch, garbage = int(min(10_000, files.Max-2000)), 30*time.Second, 0
 	}
 	w := newWorldWith(t, lab.Config{Link: testLink}, pair.Config{LogLevel: "info", NearExtra: idleLimits, FarExtra: idleLimits})
 	w.serveApart("7010")
@@ -161,6 +160,9 @@ func TestIdleFlowsAreSmall(t *testing.T) {
 	openUntil(warm + n)
 	for i, g := range []*pair.Gateway{w.Near, w.Far} {
 		carried := active(g)
+		if carried < warm+n {
+			t.Errorf("%s carries %d flows, want %d", g.Name, carried, warm+n)
+		}
 		grown := resident(t, g) - before[i]
 		each := grown / int64(carried-warm)
 		start := ticks(t, g)

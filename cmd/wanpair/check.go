@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"wanpair/accel"
 	"wanpair/accel/config"
 	"wanpair/accel/intercept"
 )
@@ -31,8 +32,14 @@ func (c checkCmd) Run(out output) error {
 	for _, w := range cfg.Warnings {
 		fmt.Fprintln(out.stderr, "warning:", w)
 	}
-	if err := describe(out.stdout, cfg); err != nil || c.FileOnly || cfg.Intercept == nil {
+	if err := describe(out.stdout, cfg); err != nil || c.FileOnly {
 		return err
+	}
+	if text := fewDescriptors(cfg); text != "" {
+		fmt.Fprintln(out.stderr, "warning:", text)
+	}
+	if cfg.Intercept == nil {
+		return nil
 	}
 	findings := intercept.CheckHost(interceptConfig(cfg))
 	if !isThisHost(cfg.Intercept.Interfaces) {
@@ -43,6 +50,20 @@ func (c checkCmd) Run(out output) error {
 		return errHost
 	}
 	return nil
+}
+
+// fewDescriptors says what to do where a process of this host may not open as many descriptors as limits.flows needs, "" where it may.
+func fewDescriptors(cfg *config.Config) string {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return ""
+	}
+	n := accel.FlowDescriptors(files.Max)
+	if n >= cfg.Limits.Flows {
+		return ""
+	}
+	return fmt.Sprintf("limits.flows is %d, but a gateway started from here may open %d descriptors, enough for %d flows; more connections pass raw. "+
+		"The unit in the package sets LimitNOFILE=262144; elsewhere raise the limit with ulimit -n", cfg.Limits.Flows, files.Max, n)
 }
 
 // report prints what was found on this host and says whether a gateway would refuse to start. That this user lacks rights says nothing about the gateway's.
@@ -113,8 +134,8 @@ func describe(w io.Writer, cfg *config.Config) error {
 	}
 
 	p.section("limits")
-	p.line("flows      %d", cfg.Limits.Flows)
-	p.line("memory     %s of credit, at least %s per flow, beside the cache's %s", config.FormatSize(cfg.Limits.MemoryBytes), config.FormatSize(config.FlowFloorBytes), config.FormatSize(cfg.Cache.MemoryBytes))
+	p.line("flows      %d, of which one peer may open %d here", cfg.Limits.Flows, min(cfg.LinkFlows(), cfg.Limits.Flows))
+	p.line("memory     %s of credit, %s for a new flow and at least %s for any, beside the cache's %s", config.FormatSize(cfg.Limits.MemoryBytes), config.FormatSize(cfg.FlowCreditBytes()), config.FormatSize(config.FlowFloorBytes), config.FormatSize(cfg.Cache.MemoryBytes))
 	p.line("hold       %s after a lost link", cfg.Limits.Hold)
 	if err := rules(p, cfg); err != nil {
 		return err

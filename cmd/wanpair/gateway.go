@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -46,6 +45,9 @@ func (c gatewayCmd) Run() error {
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w)
 	}
+	if text := fewDescriptors(cfg); text != "" {
+		log.Warn("this host", "finding", text)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	return runGateway(ctx, cfg, log, level)
@@ -56,7 +58,7 @@ func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger, level
 	if err := checkHost(cfg, log); err != nil {
 		return err
 	}
-	ownAddrs, err := hostAddrs()
+	ownAddrs, err := egress.HostAddrs()
 	if err != nil {
 		return err
 	}
@@ -118,6 +120,10 @@ func runGateway(ctx context.Context, cfg *config.Config, log *slog.Logger, level
 	if parts.FlowLog != nil {
 		group.Go(func() error { return parts.FlowLog.Run(groupCtx) })
 	}
+	group.Go(func() error {
+		egress.WatchHostAddrs(groupCtx, ownAddrs, gateway.SetOwnAddrs)
+		return nil
+	})
 	group.Go(func() error { return feedWatchdog(groupCtx, log, gateway) })
 	reload := &reloader{log: log, level: level, gateway: gateway, endpoint: endpoint, cfg: cfg}
 	group.Go(func() error { return reload.run(groupCtx) })
@@ -241,10 +247,12 @@ func addPeers(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, gatew
 					OwnAddrs:    ownAddrs,
 					Software:    versionString(),
 				},
-				CreditBudgetBytes: cfg.Limits.MemoryBytes / int64(len(cfg.Peers)),
-				Hold:              cfg.Limits.Hold,
-				Shares:            cfg.Shares(),
-				Ceiling:           ceiling,
+				CreditBudgetBytes:  cfg.LinkMemoryBytes(),
+				InitialCreditBytes: cfg.FlowCreditBytes(),
+				FloorBytes:         config.FlowFloorBytes,
+				Hold:               cfg.Limits.Hold,
+				Shares:             cfg.Shares(),
+				Ceiling:            ceiling,
 			},
 			Cache: dedupe.Config{
 				Dir:         filepath.Join(cfg.Cache.Dir, pc.Name),
@@ -265,23 +273,4 @@ func addPeers(cfg *config.Config, log *slog.Logger, ownAddrs []netip.Addr, gatew
 		tunnels = append(tunnels, quictun.Peer{Name: pc.Name, PublicKeys: pc.PublicKeys, Endpoints: pc.Endpoints, Link: p.Link()})
 	}
 	return tunnels, nil
-}
-
-// hostAddrs are the addresses of this host but loopback and link-local ones: connections from and to them always pass raw.
-func hostAddrs() ([]netip.Addr, error) {
-	list, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, fmt.Errorf("addresses of this host: %w", err)
-	}
-	var out []netip.Addr
-	for _, a := range list {
-		prefix, err := netip.ParsePrefix(a.String())
-		if err != nil {
-			continue
-		}
-		if addr := prefix.Addr().Unmap(); !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
-			out = append(out, addr)
-		}
-	}
-	return out, nil
 }

@@ -27,8 +27,8 @@ const (
 	smallPacketBytes = 1200 // on paths that do not carry that (the least QUIC allows)
 	handshakeTimeout = 3 * time.Second
 	controlTimeout   = 5 * time.Second // from the handshake to the control stream
-	keepAlive        = time.Second
 	idleTimeout      = 5 * time.Second
+	keepAlive        = idleTimeout / 2 // a lane asks its peer every second (docs/protocol.md, A7): this only covers the time before
 )
 
 // Config says what an endpoint is.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wanpair/dedupe/history"
+	"wanpair/internal/beat"
 )
 
 // Config says what to start and what it serves.
@@ -220,7 +221,7 @@ func (c *Client) open(l *life) error {
 
 // tend watches a child until it dies, or hangs, which it returns.
 func (c *Client) tend(l *life) error {
-	t := time.NewTicker(stallLimit / 8)
+	t := time.NewTimer(stallLimit)
 	defer t.Stop()
 	for {
 		select {
@@ -235,6 +236,7 @@ func (c *Client) tend(l *life) error {
 			return err
 		}
 		c.stalled(read > stallLimit)
+		t.Reset(max(stallLimit-read, stallLimit/8)) // no read is too old before
 	}
 }
 
@@ -259,13 +261,11 @@ func (c *Client) stalled(now bool) {
 
 // ping asks for the status now and then: room on the file system comes back without our doing.
 func (c *Client) ping(l *life) {
-	t := time.NewTicker(pingEvery)
-	defer t.Stop()
 	for {
 		select {
 		case <-l.died:
 			return
-		case <-t.C:
+		case <-time.After(beat.Until(pingEvery)):
 		}
 		call, err := l.begin(&request{kind: kindPing})
 		if err == nil {
