@@ -28,6 +28,7 @@ type Gateway struct {
 	binary    string
 	dir       string
 	publicKey string
+	peer      string // the other gateway, as this one calls it
 
 	mu      sync.Mutex
 	command *exec.Cmd
@@ -108,6 +109,7 @@ type site struct {
 }
 
 func (g *Gateway) writeConfig(cfg Config, s site) error {
+	g.peer = s.peer
 	or := func(v, otherwise string) string {
 		if v == "" {
 			return otherwise
@@ -269,16 +271,18 @@ func (g *Gateway) Stats(ctx context.Context) (Stats, error) {
 	return s, json.Unmarshal(body, &s)
 }
 
-// Peer reads the stats of the gateway's only peer.
+// Peer reads the stats of the other gateway of the pair.
 func (g *Gateway) Peer(ctx context.Context) (PeerStats, error) {
 	s, err := g.Stats(ctx)
 	if err != nil {
 		return PeerStats{}, err
 	}
-	if len(s.Peers) != 1 {
-		return PeerStats{}, fmt.Errorf("pair: %s has %d peers in its stats", g.Name, len(s.Peers))
+	for _, p := range s.Peers {
+		if p.Name == g.peer {
+			return p, nil
+		}
 	}
-	return s.Peers[0], nil
+	return PeerStats{}, fmt.Errorf("pair: %s has no peer %s among %d in its stats", g.Name, g.peer, len(s.Peers))
 }
 
 // WaitState waits until the gateway calls its peer's state so.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -203,4 +204,49 @@ func (w *world) listedFor(t *testing.T, name string, number int) (n int) {
 		}
 	}
 	return n
+}
+
+// TestMemoryLimit: a gateway whose peers share little memory lets the connections that find none of it for their credit pass raw, past the
+// process, says why, and takes them again when most have ended.
+func TestMemoryLimit(t *testing.T) {
+	t.Parallel()
+	const flows, peers = 40, 4 // each peer has a quarter of 40 times 32 KiB: credit for 20 flows of 16 KiB
+	const room = flows * 2 / peers
+	extra := fmt.Sprintf("[limits]\nflows = %d\nmemory = \"%dKiB\"\n", flows, 32*flows)
+	for i := 1; i < peers; i++ {
+		key, err := exec.Command(binary, "keygen", "-o", filepath.Join(t.TempDir(), "key")).Output()
+		must(t, err)
+		extra += fmt.Sprintf("[[peer]]\nname = \"absent%d\"\npublic_keys = [%q]\nsubnets = [\"10.7.%d.0/24\"]\n", i, strings.TrimSpace(string(key)), i)
+	}
+	w := newWorldWith(t, lab.Config{Link: testLink}, pair.Config{NearExtra: extra, CacheMemory: "512MiB"})
+	w.serve("7806", echoServer)
+	var held []*running
+	for range room {
+		held = append(held, w.establish(t, "7806")...) // two each
+	}
+	eventually(t, patience, "connections raw for want of memory", func() error {
+		held = append(held, w.establish(t, "7806")...)
+		if w.passed(t, w.Near, "memory_limit") == 0 {
+			return fmt.Errorf("%v", w.passedByReason(t, w.Near))
+		}
+		return nil
+	})
+	if n := w.metrics(t, w.Near)[`wanpair_flows_active{peer="far"}`]; n < room/2 || n > room+2 {
+		t.Errorf("%v flows have the memory of %d", n, room)
+	}
+	if n := w.passed(t, w.Near, "flow_limit"); n > 0 {
+		t.Errorf("%v connections raw for the number of flows, which was not reached", n)
+	}
+	if out := w.must(lab.GatewayA, binary, "status", "-c", w.Near.ConfigPath()); !strings.Contains(out, "memory_limit") {
+		t.Errorf("the status does not say so:\n%s", out)
+	}
+	for i, r := range held {
+		if err := r.say(); err != nil {
+			t.Errorf("connection %d: %v", i, err)
+		}
+	}
+	for _, r := range held {
+		must(t, r.c.Close())
+	}
+	w.acceleratedAgain(t, "7806")
 }
