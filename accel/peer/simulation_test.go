@@ -24,7 +24,7 @@ import (
 )
 
 var (
-	seeds    = flag.Int("seeds", 20, "how many seeds the simulation runs")
+	seeds    = flag.Int("seeds", 40, "how many seeds the simulation runs")
 	seedFrom = flag.Uint64("seed", 1, "the first seed")
 )
 
