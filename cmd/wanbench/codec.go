@@ -57,6 +57,7 @@ type codecRow struct {
 	MemoryBytes int64   `json:"memory_bytes"`                // resident and of no file, after the file: both sides, and what this command itself needs
 	DiskBytes   int64   `json:"disk_bytes"`                  // of the encoding side's cache
 	DiskReads   int64   `json:"disk_reads"`                  // blocks fetched from disk by both sides
+	Repaired    int64   `json:"repaired_bytes"`              // of the wire bytes: sent again, as one side had given up what the other still referred to
 	Copies      int64   `json:"copies"`
 	Literals    int64   `json:"literal_bytes"`      // not found in the history
 	LiteralWire int64   `json:"literal_wire_bytes"` // what they became; the rest of the wire bytes is tokens and frame headers

@@ -31,6 +31,7 @@ type codecBench struct {
 	raw, wire []byte // of a batch
 	out       []byte
 	backlog   int64 // bytes that may wait for the disk
+	batch     int   // bytes encoded before they are decoded
 }
 
 // codecFrame is a frame of the batch at hand.
@@ -61,16 +62,23 @@ type ackLater struct {
 	due  int64 // raw bytes encoded by then
 }
 
-// batchBytes is how much is encoded before it is decoded: enough to make the clock's own cost vanish.
-const batchBytes = 4 << 20
+// batchBytes is how much is encoded before it is decoded, at most: enough to make the clock's own cost vanish. Messages pass between batches only, and
+// the sides need a few to agree on what a full cache drops next: an epoch of a small cache is no more than perEpoch batches.
+const (
+	batchBytes = 4 << 20
+	perEpoch   = 8
+)
 
 func openBench(dir string, set codecSettings) (*codecBench, error) {
 	plan, err := dedupe.NewPlan(set.cache)
 	if err != nil {
 		return nil, err
 	}
-	// Half of what keeps the codec from storing: a batch of frames comes on top.
-	b := &codecBench{dir: dir, set: set, rand: rand.New(rand.NewPCG(1, 1)), backlog: min(max(plan.HotBytes/4, 8<<20), 64<<20)}
+	b := &codecBench{
+		dir: dir, set: set, rand: rand.New(rand.NewPCG(1, 1)),
+		backlog: min(max(plan.HotBytes/4, 8<<20), 64<<20, plan.EpochBytes), // half of what keeps the codec from storing: a batch of frames comes on top
+		batch:   int(min(batchBytes, plan.EpochBytes/perEpoch)),
+	}
 	return b, b.open()
 }
 
@@ -154,7 +162,7 @@ func (b *codecBench) measure(name string, n int, progress func(int64) error) (ro
 		return row, err
 	}
 	flows := b.split(f, st.Size(), n)
-	before, reads := b.near.Stats(), b.near.Stats().DiskReads+b.far.Stats().DiskReads
+	before, repaired, reads := b.near.Stats(), b.far.Stats().RepairedBytes, b.near.Stats().DiskReads+b.far.Stats().DiskReads
 	cpu := processCPU()
 	b.enc, b.dec = 0, 0
 	row = codecRow{File: name}
@@ -191,6 +199,8 @@ func (b *codecBench) measure(name string, n int, progress func(int64) error) (ro
 		fl.dec.Close()
 	}
 	after := b.near.Stats()
+	row.Repaired = b.far.Stats().RepairedBytes - repaired
+	row.WireBytes += row.Repaired
 	row.Ratio = float64(row.RawBytes) / float64(max(row.WireBytes, 1))
 	row.StoredBytes = after.StoredBytes - before.StoredBytes
 	row.EncodeRate = float64(row.RawBytes) / 1e6 / b.enc
@@ -230,7 +240,7 @@ func (b *codecBench) split(f *os.File, size int64, n int) (flows []*benchFlow) {
 // encodeBatch reads and encodes the next few megabytes of all flows, a frame of one after a frame of another.
 func (b *codecBench) encodeBatch(flows []*benchFlow) error {
 	b.frames, b.raw, b.wire = b.frames[:0], b.raw[:0], b.wire[:0]
-	for len(b.raw) < batchBytes {
+	for len(b.raw) < b.batch {
 		moved := false
 		for _, fl := range flows {
 			if fl.done {
@@ -272,14 +282,18 @@ func (b *codecBench) encodeBatch(flows []*benchFlow) error {
 }
 
 // decodeBatch decodes the batch and compares it.
-func (b *codecBench) decodeBatch() (err error) {
+func (b *codecBench) decodeBatch() error {
 	b.out = b.out[:0]
 	began := threadCPU()
 	for _, fr := range b.frames {
-		var end bool
-		if b.out, end, err = fr.flow.dec.Decode(b.out, b.wire[fr.wireAt:fr.wireAt+fr.wireLen], fr.number, fr.rawLen); err != nil {
+		out, end, err := fr.flow.dec.Decode(b.out, b.wire[fr.wireAt:fr.wireAt+fr.wireLen], fr.number, fr.rawLen)
+		for errors.Is(err, dedupe.ErrWait) {
+			out, end, err = b.repair(fr.flow.dec)
+		}
+		if err != nil {
 			return fmt.Errorf("decode: %w", err)
 		}
+		b.out = out
 		if want := fr.flow.done && fr.number+1 == fr.flow.next; end != want {
 			return fmt.Errorf("decode: end of the flow is %v, not %v", end, want)
 		}
@@ -289,6 +303,20 @@ func (b *codecBench) decodeBatch() (err error) {
 		return errors.New("decoded bytes differ from the file")
 	}
 	return nil
+}
+
+// repair lets the far side have the bytes that a frame lacks: when a cache is full, one side may have given up what the other still refers to.
+func (b *codecBench) repair(d *dedupe.Decoder) (out []byte, end bool, err error) {
+	if err := b.pump(); err != nil {
+		return nil, false, err
+	}
+	late := false // what is under way here has come with the messages: no need to wait for the rest
+	select {
+	case <-d.Ready():
+	default:
+		late = true
+	}
+	return d.Resume(late)
 }
 
 // threadCPU is the CPU time of the calling thread in seconds.
