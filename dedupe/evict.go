@@ -95,8 +95,8 @@ func (c *Codec) makeRoom() {
 }
 
 // retain marks the oldest half of both logs, once the cache fills: what is used from there is stored again, or the best-used data would fall out by
-// age. What is used once while a part of the cache is written stays when that part is no more than the half: with a quarter, what a nightly dump had in
-// common with all before it was lost from a cache of three nights.
+// age. With the half, whatever is used at least once while the cache is written over stays: some multiple of the distance between two uses falls into
+// the older half. With a quarter, what all nightly dumps had in common was lost from a cache of three.
 func (c *Codec) retain(used int64) {
 	if used < c.cfg.SizeBytes*3/4 {
 		return
