@@ -208,6 +208,7 @@ func TestFullDisk(t *testing.T) {
 	for i := range uint64(12) {
 		misses += p.sendMissing(p.a, p.b, noise(50+i, 3<<20), 200_000)
 	}
+	p.a.Flush() // or what comes next may not be stored for the sender's backlog
 	p.b.Flush()
 	eventually(t, "full", func() bool { return p.b.Stats().StoreFull })
 	st := p.b.Stats()

@@ -293,6 +293,7 @@ func TestDamagedBlocksAreLostOnce(t *testing.T) {
 				t.Errorf("%v, gone %v", b, gone)
 			}
 		}
+		synctest.Wait() // the loss is reported when the reader has its answer
 		if lost.String() != "[0/1]" {
 			t.Errorf("lost %v", lost)
 		}
