@@ -56,7 +56,7 @@ func leaks() string {
 // childConfig is testConfig with the history in a process of its own.
 func childConfig(dir string) Config {
 	c := testConfig(dir)
-	c.MemoryBytes = MinMemoryBytes // little stays in memory
+	c.MemoryBytes, c.frugal = MinMemoryBytes, true // little stays in memory
 	c.StoreCommand, c.StoreEnv = []string{"/proc/self/exe"}, []string{"WANPAIR_TEST_STORE=1"}
 	return c
 }

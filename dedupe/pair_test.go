@@ -3,6 +3,7 @@ package dedupe
 import (
 	"bytes"
 	"math/rand/v2"
+	"sync"
 	"testing"
 )
 
@@ -24,6 +25,7 @@ type tester interface {
 // pair is two codecs joined by an in-memory message pipe.
 type pair struct {
 	t    tester
+	mu   sync.Mutex // guards the inboxes: what a disk lost is reported from other goroutines
 	a, b *side
 	flow uint64
 
@@ -78,27 +80,49 @@ func (p *pair) restart(s *side) {
 // begin starts a new session on both sides.
 func (p *pair) begin() {
 	p.t.Helper()
+	p.mu.Lock()
 	p.a.inbox, p.b.inbox = nil, nil
-	if err := p.a.Begin(func(m []byte) error { p.b.inbox = append(p.b.inbox, m); return nil }, p.features); err != nil {
+	p.mu.Unlock()
+	if err := p.a.Begin(func(m []byte) error { p.deliver(p.b, m); return nil }, p.features); err != nil {
 		p.t.Fatal(err)
 	}
-	if err := p.b.Begin(func(m []byte) error { p.a.inbox = append(p.a.inbox, m); return nil }, p.features); err != nil {
+	if err := p.b.Begin(func(m []byte) error { p.deliver(p.a, m); return nil }, p.features); err != nil {
 		p.t.Fatal(err)
 	}
 	p.pump()
 }
 
+// deliver puts a message on its way.
+func (p *pair) deliver(to *side, m []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	to.inbox = append(to.inbox, m)
+}
+
+// take takes the next message to a side.
+func (p *pair) take(s *side) (m []byte, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(s.inbox) == 0 {
+		return nil, false
+	}
+	m, s.inbox = s.inbox[0], s.inbox[1:]
+	return m, true
+}
+
 // pump delivers messages until none are left.
 func (p *pair) pump() {
 	p.t.Helper()
-	for len(p.a.inbox)+len(p.b.inbox) > 0 {
+	for more := true; more; {
+		more = false
 		for _, s := range []*side{p.a, p.b} {
-			if len(s.inbox) > 0 {
-				m := s.inbox[0]
-				s.inbox = s.inbox[1:]
-				if err := s.HandleMessage(m); err != nil {
-					p.t.Fatal(err)
-				}
+			m, ok := p.take(s)
+			if !ok {
+				continue
+			}
+			more = true
+			if err := s.HandleMessage(m); err != nil {
+				p.t.Fatal(err)
 			}
 		}
 	}

@@ -50,6 +50,8 @@ type Config struct {
 	// child's environment, and OnStore is told, from any goroutine, of what an operator wants to know about it.
 	StoreCommand, StoreEnv []string
 	OnStore                func(StoreEvent)
+
+	frugal bool // sealed blocks take no memory that others leave: for tests that want reads from disk
 }
 
 // withDefaults fills zero fields and checks the others.

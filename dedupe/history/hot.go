@@ -15,19 +15,32 @@ const (
 	orphan          // could not be written: in the ring, and lost when it is evicted
 )
 
-// hot is the table of blocks in memory, bounded by a clock: a block that was read since the hand passed last stays one more round.
+// hot is the table of blocks in memory, bounded by a clock: a block that was read since the hand passed last stays one more round. Sealed blocks may
+// take what is not pinned of what is set aside for open ones, and what others have no use for.
 type hot struct {
+	spare func() int64
+	least int64 // bytes of the ring that are always allowed
+	whole int64 // bytes of the ring and of pinned blocks, without what is spare
+
 	mu     sync.RWMutex
 	blocks map[Key]*Block
 	ring   []*Block
 	hand   int
 	bytes  int64 // of the ring
-	limit  int64
 	pinned int64 // bytes of pinned blocks
 }
 
-func newHot(limit int64) *hot {
-	return &hot{blocks: map[Key]*Block{}, limit: limit}
+func newHot(least, open int64, spare func() int64) *hot {
+	return &hot{blocks: map[Key]*Block{}, least: least, whole: least + open, spare: spare}
+}
+
+// limit is how many bytes the ring may have now.
+func (h *hot) limit() int64 {
+	whole := h.whole
+	if h.spare != nil {
+		whole += h.spare()
+	}
+	return max(h.least, whole-h.pinned)
 }
 
 // get returns a block in memory, or nil.
@@ -77,7 +90,8 @@ func (h *hot) release(b *Block, to place) (lost []Key) {
 
 // shrink evicts until the ring is within its limit; keep stays.
 func (h *hot) shrink(keep *Block) (lost []Key) {
-	for spared := 0; h.bytes > h.limit && len(h.ring) > 1; {
+	limit := h.limit()
+	for spared := 0; h.bytes > limit && len(h.ring) > 1; {
 		if h.hand >= len(h.ring) {
 			h.hand = 0
 		}

@@ -34,7 +34,12 @@ type State struct {
 type Config struct {
 	Disk         Disk  // nil keeps the history in memory only; the store closes it
 	HotBytes     int64 // sealed blocks in memory
+	OpenBytes    int64 // set aside for blocks being filled or waiting for the disk: what they do not take holds sealed ones too
 	BacklogBytes int64 // sealed blocks that may wait for the disk; beyond it they are not written; 0 is no limit
+
+	// Spare is how many bytes more sealed blocks may take at present, because what they are meant for has no use for them; nil is none. It is called
+	// with locks held and must not call the store.
+	Spare func() int64
 
 	// QuickWait and LongWait bound what Quick and Get wait for the disk, CloseWait what Close does; 0 waits as long as it takes.
 	QuickWait, LongWait, CloseWait time.Duration
@@ -79,7 +84,7 @@ func Open(cfg Config) *Store {
 	if cfg.Lost == nil {
 		cfg.Lost = func(uint8, []uint64) {}
 	}
-	s := &Store{cfg: cfg, disk: cfg.Disk, hot: newHot(cfg.HotBytes), loads: map[Key]*load{}, present: [2]presence{{}, {}}}
+	s := &Store{cfg: cfg, disk: cfg.Disk, hot: newHot(cfg.HotBytes, cfg.OpenBytes, cfg.Spare), loads: map[Key]*load{}, present: [2]presence{{}, {}}}
 	s.cond.L = &s.mu
 	if s.disk != nil {
 		s.logs = s.disk.Logs()

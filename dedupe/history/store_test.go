@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -396,5 +397,50 @@ func TestHeldAndAnchors(t *testing.T) {
 			t.Errorf("anchors of %v", seen)
 		}
 		_ = s2.Close() // of a disk in memory
+	})
+}
+
+// TestUnusedMemory fills a store with more than its sealed blocks are sure of: they take what open blocks and others leave, and give it back.
+func TestUnusedMemory(t *testing.T) {
+	var spare atomic.Int64
+	cfg := Config{HotBytes: 4 * BlockBytes, OpenBytes: 4 * BlockBytes, Spare: spare.Load}
+	bubble(t, cfg, func(t *testing.T, s *Store, _ *fakeDisk, _ *lostList) {
+		spare.Store(4 * BlockBytes)
+		held := func() int64 { return s.Sizes().Hot / BlockBytes }
+		next := uint64(0)
+		seal := func(n int) {
+			t.Helper()
+			for range n {
+				b := s.New(Key{Log: 0, Number: next})
+				b.Reserve(BlockBytes)
+				if err := b.Append(0, make([]byte, BlockBytes)); err != nil {
+					t.Fatal(err)
+				}
+				s.Seal(b, BlockBytes)
+				s.Flush()
+				next++
+			}
+		}
+		seal(16)
+		if n := held(); n != 12 {
+			t.Errorf("%d sealed blocks in memory, want all 12 that fit while nobody else takes any", n)
+		}
+		open := []*Block{s.New(Key{Log: 1, Number: 1}), s.New(Key{Log: 1, Number: 2}), s.New(Key{Log: 1, Number: 3})}
+		seal(1)
+		if n := held(); n != 9 {
+			t.Errorf("%d sealed blocks beside %d open ones, want 9", n, len(open))
+		}
+		spare.Store(0)
+		seal(1)
+		if n := held(); n != 5 {
+			t.Errorf("%d sealed blocks when the spare memory is used, want 5", n)
+		}
+		for i := range uint64(8) {
+			open = append(open, s.New(Key{Log: 1, Number: 10 + i}))
+		}
+		seal(1)
+		if n := held(); n != 4 {
+			t.Errorf("%d sealed blocks beside %d open ones, want the 4 that are theirs", n, len(open))
+		}
 	})
 }

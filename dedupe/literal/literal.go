@@ -125,6 +125,16 @@ func (p *Pool) keepEncoder(level int, z *zstd.Encoder) {
 	}
 }
 
+// idleBytes is the memory of the contexts kept.
+func (p *Pool) idleBytes() (n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for level, list := range p.idleEncoders {
+		n += int64(len(list)) * streamEncoderBytes[level]
+	}
+	return n + int64(len(p.idleDecoders))*StreamDecoderBytes
+}
+
 // idleDecoder takes the context of an ended stream, or nil.
 func (p *Pool) idleDecoder() (z *zstd.Decoder) {
 	p.mu.Lock()

@@ -62,6 +62,14 @@ func (l *Lender) InUse() int {
 	return l.encoders + l.decoders
 }
 
+// Bytes is the memory of the contexts in use, both directions, and of those kept for the next ones.
+func (l *Lender) Bytes() int64 {
+	n := l.pool.idleBytes()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return n + l.used + int64(l.decoders)*StreamDecoderBytes
+}
+
 // Return says that the peer knows of the end of n streams.
 func (l *Lender) Return(n int) {
 	l.mu.Lock()
