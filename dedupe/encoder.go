@@ -25,14 +25,14 @@ const (
 	// anchoredPart: the anchors of a copy stored again are indexed anew when those of its source are older than this part of the cache. So what is in
 	// use is still found when its oldest copy has gone, and a copy of something recent costs no second look at its bytes.
 	anchoredPart = 4
-	// tryZstdEvery: of an incompressible flow only each 16th frame's literals are given to zstd, to see whether it still is one.
+	// tryZstdEvery: of an incompressible flow only each 16th frame's literals are given to zstd, and those that plainly compress.
 	tryZstdEvery = 16
+	// randomFade: literals that look random count for more than others, so that a flow of them is known for incompressible after some 6 frames.
+	randomFade = 0.8
 	// sparser is how many halvings fewer anchors an incompressible flow gets.
 	sparser = 3
 	// minZstd is the shortest piece given to zstd: its frame costs 9 bytes.
 	minZstd = 32
-	// minStream is the shortest piece given to a stream: its block costs 3 bytes, and less than this hardly shrinks.
-	minStream = 32
 	// bulkBytes: a flow that has sent this much is worth a streaming context.
 	bulkBytes = 128 << 10
 	// shortFrame: while contexts are scarce, a flow that fills less than this has nothing more to send at the moment and gives its context back.
@@ -196,7 +196,7 @@ func (e *Encoder) encode(dst, src []byte, h *token.Header, sc *scratch, number u
 		}
 		m.plain(e, src)
 		c.stats.opaque.Add(int64(len(src)))
-		return e.finish(dst, h, sc, true)
+		return e.finish(dst, h, sc, true, false)
 	}
 	ready := e.sess.ready.Load() && !e.apart.Load()
 	incompressible := e.incompressible()
@@ -237,19 +237,20 @@ func (e *Encoder) encode(dst, src []byte, h *token.Header, sc *scratch, number u
 		}
 		e.share = 0.8*e.share + 0.2*share
 	}
-	return e.finish(dst, h, sc, incompressible && e.frames%tryZstdEvery != 0)
+	return e.finish(dst, h, sc, false, incompressible && e.frames%tryZstdEvery != 0)
 }
 
 // plain makes all of src literals.
 func (m *matcher) plain(e *Encoder, src []byte) {
 	m.anchor, m.spans, m.tokens = m.anchor[:0], m.spans[:0], m.tokens[:0]
-	m.lits = append(m.lits[:0], src...)
+	m.lits = src
 	e.cursor.Trail(len(src))
 	e.tailLen, e.tailKept, e.run = 0, 0, 0
 }
 
-// finish codes tokens and literals and appends the frame.
-func (e *Encoder) finish(dst []byte, h *token.Header, sc *scratch, raw bool) []byte {
+// finish codes tokens and literals and appends the frame: literals as they are when raw, else unless they look random, or when rare unless they look as if
+// the flow had changed.
+func (e *Encoder) finish(dst []byte, h *token.Header, sc *scratch, raw, rare bool) []byte {
 	c, m := e.c, &sc.matcher
 	h.Copies = len(m.spans)
 	h.TokenRawBytes = len(m.tokens)
@@ -263,7 +264,20 @@ func (e *Encoder) finish(dst []byte, h *token.Header, sc *scratch, raw bool) []b
 	h.TokenBytes = len(tokens)
 	h.LiteralRawBytes = len(m.lits)
 	lits := m.lits
-	if !raw && len(lits) >= minZstd || e.stream != nil && len(lits) >= minStream {
+	seems := unclear
+	if !raw {
+		seems = look(lits)
+	}
+	switch {
+	case raw, seems == random, rare && seems != orderly:
+		if seems == random {
+			e.litIn, e.litOut = randomFade*e.litIn+float32(len(lits)), randomFade*e.litOut+float32(len(lits))
+		}
+		if e.stream != nil && (raw || rare) {
+			h.ContextCloses = !h.End
+			e.endStream()
+		}
+	case len(lits) >= minZstd:
 		lits = e.code(h, sc)
 		e.litIn = 0.95*e.litIn + float32(len(m.lits))
 		e.litOut = 0.95*e.litOut + float32(len(lits))

@@ -3,6 +3,7 @@ package dedupe
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 
 	"wanpair/dedupe/anchor"
 	"wanpair/dedupe/history"
@@ -195,9 +196,11 @@ type matcher struct {
 	going  bool   // a copy was made in this direction: log and pos count
 	log    uint8  // of the last copy
 	pos    uint64 // where the last copy would go on
-	lits   []byte
+	lits   []byte // the input itself where nothing was found, else in joined
+	joined []byte
 	tokens []byte
-	fine   []int32 // positions + 1 of the fine search, by hash
+	fine   []int32 // positions of the fine search, by hash, counted from fineAt
+	fineAt int32   // what is not above it belongs to searches before
 	join   [2][]byte
 	seam   [2 * anchor.Window]byte // the end of the frame before and the start of this one
 	seamed int                     // bytes of the frame before in seam
@@ -206,7 +209,7 @@ type matcher struct {
 // run finds the copies of in. Afterwards tokens, spans and lits describe it whole, and lits ends with the trailing literals.
 func (m *matcher) run(e *Encoder, in []byte, mask uint64, minLen int) {
 	m.e, m.in, m.mask = e, in, mask
-	m.anchor, m.spans, m.lits, m.tokens = m.anchor[:0], m.spans[:0], m.lits[:0], m.tokens[:0]
+	m.anchor, m.spans, m.tokens = m.anchor[:0], m.spans[:0], m.tokens[:0]
 	m.seamed = copy(m.seam[:anchor.Window], e.tail[anchor.Window-e.tailLen:])
 	copy(m.seam[m.seamed:], in[:min(len(in), anchor.Window)])
 	h := anchor.Roll(0, m.seam[:m.seamed])
@@ -290,12 +293,16 @@ func (m *matcher) emit(s span) {
 // write turns the copies found into tokens and literals.
 func (m *matcher) write() {
 	c, lit := &m.e.cursor, 0
+	joined := m.joined[:0]
 	for _, s := range m.spans {
 		m.tokens = c.Append(m.tokens, token.Copy{Literal: s.src - lit, Length: s.n, Log: s.log, Position: s.pos})
-		m.lits = append(m.lits, m.in[lit:s.src]...)
+		joined = append(joined, m.in[lit:s.src]...)
 		lit = s.src + s.n
 	}
-	m.lits = append(m.lits, m.in[lit:]...)
+	if m.lits = m.in; len(m.spans) > 0 {
+		m.joined = append(joined, m.in[lit:]...)
+		m.lits = m.joined
+	}
 	c.Trail(len(m.in) - lit)
 	m.e.matched = m.going
 }
@@ -462,15 +469,16 @@ func (m *matcher) fineLength() int { return max(minFine, int(3*m.e.literalRatio(
 func (m *matcher) fineSearch(lit int, next span, end uint64, need int) {
 	var ref []byte
 	ref, m.join[0] = m.view.read(next.log, end, int(next.pos-end), m.join[0])
-	if m.fine == nil {
-		m.fine = make([]int32, 1<<fineBits)
+	if m.fine == nil || m.fineAt > math.MaxInt32-2*token.MaxRawBytes {
+		m.fine, m.fineAt = make([]int32, 1<<fineBits), 0
 	}
-	clear(m.fine)
+	at := m.fineAt + 1
+	m.fineAt += int32(len(ref))
 	for i := 0; i+8 <= len(ref); i++ {
-		m.fine[fineHash(ref[i:])] = int32(i) + 1
+		m.fine[fineHash(ref[i:])] = at + int32(i)
 	}
 	for i := lit; i+8 <= next.src; {
-		if r := int(m.fine[fineHash(m.in[i:])]) - 1; r >= 0 {
+		if r := int(m.fine[fineHash(m.in[i:])] - at); r >= 0 {
 			b := anchor.Backward(m.in[lit:i], ref[:r])
 			f := anchor.Forward(m.in[i:next.src], ref[r:])
 			if b+f >= need {

@@ -25,7 +25,7 @@ func (c *Codec) borrow() *scratch {
 
 // giveBack returns a scratch without anything that would keep blocks alive.
 func (c *Codec) giveBack(sc *scratch) {
-	sc.matcher.e, sc.matcher.in = nil, nil
+	sc.matcher.e, sc.matcher.in, sc.matcher.lits = nil, nil, nil
 	clear(sc.matcher.view.slots[:])
 	clear(sc.pieces[:cap(sc.pieces)])
 	sc.frame = token.Frame{}
