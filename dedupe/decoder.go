@@ -378,6 +378,9 @@ func (d *Decoder) store(raw []byte, sc *scratch) {
 		}
 	}
 	d.scan(raw, sc)
+	for _, a := range sc.matcher.anchor {
+		c.index.Touch(a.fp)
+	}
 	c.indexStored(peer, stretches, pieces, sc.matcher.anchor, kept, sc)
 	d.lastBlock = link(d.lastBlock, pieces)
 	c.stats.storedIn.Add(int64(total))

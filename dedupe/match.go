@@ -31,6 +31,8 @@ const (
 	nearDiagonal = 256
 	nearGap      = 1024
 	nearWindow   = 16
+	// aheadAfter is after how many anchors in a row that were not found some are looked up together.
+	aheadAfter = 4
 )
 
 // span is a copy as found: input [src, src+n) is the log's bytes from pos on.
@@ -186,24 +188,28 @@ func (v *view) follow(log uint8, pos uint64) (uint64, bool) {
 // matcher finds the copies of one frame. It lives in the scratch memory that a frame borrows; what a flow keeps between frames comes from
 // its Encoder.
 type matcher struct {
-	e      *Encoder
-	view   view
-	in     []byte
-	mask   uint64
-	anchor []found // anchors met in what was not matched
-	spans  []span
-	leads  bool   // holds Codec.lead
-	going  bool   // a copy was made in this direction: log and pos count
-	log    uint8  // of the last copy
-	pos    uint64 // where the last copy would go on
-	lits   []byte // the input itself where nothing was found, else in joined
-	joined []byte
-	tokens []byte
-	fine   []int32 // positions of the fine search, by hash, counted from fineAt
-	fineAt int32   // what is not above it belongs to searches before
-	join   [2][]byte
-	seam   [2 * anchor.Window]byte // the end of the frame before and the start of this one
-	seamed int                     // bytes of the frame before in seam
+	e       *Encoder
+	view    view
+	in      []byte
+	mask    uint64
+	hash    uint64 // rolling, behind scanned bytes of in
+	scanned int
+	queue   []found // anchors behind which in was not looked at yet, in ahead
+	ahead   [8]found
+	anchor  []found // anchors met in what was not matched
+	spans   []span
+	leads   bool   // holds Codec.lead
+	going   bool   // a copy was made in this direction: log and pos count
+	log     uint8  // of the last copy
+	pos     uint64 // where the last copy would go on
+	lits    []byte // the input itself where nothing was found, else in joined
+	joined  []byte
+	tokens  []byte
+	fine    []int32 // positions of the fine search, by hash, counted from fineAt
+	fineAt  int32   // what is not above it belongs to searches before
+	join    [2][]byte
+	seam    [2 * anchor.Window]byte // the end of the frame before and the start of this one
+	seamed  int                     // bytes of the frame before in seam
 }
 
 // run finds the copies of in. Afterwards tokens, spans and lits describe it whole, and lits ends with the trailing literals.
@@ -217,20 +223,11 @@ func (m *matcher) run(e *Encoder, in []byte, mask uint64, minLen int) {
 
 	lit := m.resume()
 	i := lit
-	if i > 0 {
-		h = m.roll(i)
-	}
-	for i < len(in) {
-		k, hash, ok := anchor.Scan(h, mask, in[i:])
-		i, h = i+k, hash
-		if !ok {
-			break
-		}
-		window := m.window(i)
-		if window == nil {
-			continue
-		}
-		fp := m.view.c.fingerprint(window)
+	m.hash, m.scanned, m.queue = h, 0, m.queue[:0]
+	for misses := 0; m.next(i, misses); {
+		fp := m.queue[0].fp
+		i = m.queue[0].end
+		m.queue = m.queue[1:]
 		best := m.probe(fp, lit, i, minLen)
 		if best.n < minLen && m.view.ahead && !m.leads {
 			// Something new. Another flow may be at the same point of the same thing: one goes on, the others look again.
@@ -245,18 +242,56 @@ func (m *matcher) run(e *Encoder, in []byte, mask uint64, minLen int) {
 		}
 		if best.n < need {
 			m.anchor = append(m.anchor, found{fp, i})
+			misses++
 			continue
 		}
+		misses = 0
 		lit, best = m.absorb(lit, best)
 		m.bridge(lit, best)
 		m.emit(best)
 		m.anchor = append(m.anchor, found{fp, i}) // if the copy is stored again, the next one is found there
 		i = m.chase(best.src + best.n)
 		lit = i
-		h = m.roll(i)
 	}
 	m.closeGap(lit, max(minMatch, minLen/2))
 	m.write()
+}
+
+// next makes the first of the queue the next anchor behind input offset i. Where one lookup after the other found nothing it looks some anchors ahead,
+// so that the index's cache lines are fetched side by side instead of one by one.
+func (m *matcher) next(i, misses int) bool {
+	for len(m.queue) > 0 && m.queue[0].end <= i {
+		m.queue = m.queue[1:]
+	}
+	if len(m.queue) > 0 {
+		return true
+	}
+	if m.scanned < i {
+		m.scanned, m.hash = i, m.roll(i)
+	}
+	want := 1
+	if misses >= aheadAfter {
+		want = len(m.ahead)
+	}
+	n := 0
+	for n < want && m.scanned < len(m.in) {
+		k, hash, ok := anchor.Scan(m.hash, m.mask, m.in[m.scanned:])
+		m.scanned, m.hash = m.scanned+k, hash
+		if !ok {
+			break
+		}
+		if window := m.window(m.scanned); window != nil {
+			m.ahead[n] = found{m.view.c.fingerprint(window), m.scanned}
+			n++
+		}
+	}
+	m.queue = m.ahead[:n]
+	if n > 1 {
+		for _, a := range m.queue {
+			m.view.c.index.Touch(a.fp)
+		}
+	}
+	return n > 0
 }
 
 // absorb lets a match that begins right behind a copy grow backwards, and drops the copies that it covers whole: they were the best known at
