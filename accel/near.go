@@ -49,7 +49,7 @@ func (g *Gateway) serveIntercepted(ctx context.Context, e *edge.Conn) {
 	situation.Refused = g.refusals.active(original)
 	decision := g.policy.Load().Decide(client, original, situation)
 	open := peer.OpenRequest{Kind: peer.Intercepted, Client: client, Target: original, Class: decision.Class,
-		Relay: decision.Action == policy.Relay, NoHistory: decision.Action == policy.Compress}
+		Relay: decision.Action == policy.Relay, NoHistory: decision.Action == policy.Compress, Scope: decision.Scope}
 	g.carry(ctx, e, p, f, decision, open, func(ctx context.Context) (*edge.Conn, error) {
 		return g.raw.DialAsClient(ctx, client, original, g.cfg.Load().OwnSubnets())
 	})
@@ -66,7 +66,7 @@ func (g *Gateway) serveForward(ctx context.Context, fw config.Forward, c *net.TC
 	f := &runningFlow{source: client, destination: fw.Target, peer: fw.Peer, near: true}
 	decision := g.decideForward(client, fw, p)
 	open := peer.OpenRequest{Kind: peer.Forward, Client: client, TargetName: fw.Target, Class: decision.Class,
-		Relay: decision.Action == policy.Relay, NoHistory: decision.Action == policy.Compress}
+		Relay: decision.Action == policy.Relay, NoHistory: decision.Action == policy.Compress, Scope: decision.Scope}
 	g.carry(ctx, e, p, f, decision, open, func(ctx context.Context) (*edge.Conn, error) { return g.raw.DialOwn(ctx, fw.Target) })
 }
 

@@ -54,7 +54,7 @@ func (g *Gateway) serveSocks(ctx context.Context, cfg *config.Socks, c *net.TCPC
 	f.setReason(decision.Reason)
 	if p != nil && decision.Action != policy.Pass {
 		stream, err := p.Open(peer.OpenRequest{Kind: peer.Forward, Client: client, TargetName: target, Class: decision.Class,
-			Relay: decision.Action == policy.Relay, NoHistory: decision.Action == policy.Compress})
+			Relay: decision.Action == policy.Relay, NoHistory: decision.Action == policy.Compress, Scope: decision.Scope})
 		if err == nil {
 			how = g.socksTunnel(e, stream, f)
 			return

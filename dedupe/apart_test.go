@@ -79,3 +79,80 @@ func TestEncryptedOnDisk(t *testing.T) {
 		t.Error("a short key was taken")
 	}
 }
+
+// scoped sends data as a flow of a scope.
+func (p *pair) scoped(from, to *side, scope uint32, data []byte) (wire int) {
+	p.t.Helper()
+	p.flow++
+	e, d := from.NewEncoder(p.flow), to.NewDecoder(p.flow)
+	defer d.Close()
+	e.SetScope(scope)
+	d.SetScope(scope)
+	const frame = 100_000
+	for n := uint64(0); ; n++ {
+		part := data[:min(frame, len(data))]
+		data = data[len(part):]
+		f, err := e.Encode(nil, part, n, len(data) == 0)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		wire += len(f)
+		out, _, err := d.Decode(nil, f, n, len(part))
+		if err != nil || !bytes.Equal(out, part) {
+			p.t.Fatalf("frame %d: %d bytes of %d, %v", n, len(out), len(part), err)
+		}
+		e.Acked(n + 1)
+		p.pump()
+		if len(data) == 0 {
+			e.Close(true)
+			p.pump()
+			return wire
+		}
+	}
+}
+
+// TestScopes: what flows of one scope sent is found by those of the same scope, on both sides, in both directions and after a restart, and by
+// no others.
+func TestScopes(t *testing.T) {
+	p := newPair(t, testConfig(t.TempDir()), testConfig(t.TempDir()))
+	const n = 700_000
+	data := noise(5, n)
+	for i, c := range []struct {
+		up    bool
+		scope uint32
+		known bool
+	}{
+		{true, 1, false}, {true, 2, false}, {true, 0, false}, {true, 1, true}, {false, 1, true}, {false, 2, true}, {false, 0, true}, {false, 3, false},
+		{true, 3, true}, // 3's came from the other side
+	} {
+		from, to := p.a, p.b
+		if !c.up {
+			from, to = p.b, p.a
+		}
+		if wire := p.scoped(from, to, c.scope, data); c.known && wire > n/20 || !c.known && wire < n {
+			t.Errorf("step %d, %+v: %d bytes on the wire of %d", i, c, wire, n)
+		}
+	}
+	p.restart(p.a)
+	p.restart(p.b)
+	for scope, known := range []bool{true, true, true, true, false} {
+		if wire := p.scoped(p.a, p.b, uint32(scope), data); known && wire > n/20 || !known && wire < n {
+			t.Errorf("scope %d after a restart: %d bytes on the wire of %d", scope, wire, n)
+		}
+	}
+}
+
+// TestManyScopes: more scopes than blocks can be open at once; each finds its own again and nobody else's.
+func TestManyScopes(t *testing.T) {
+	p := newPair(t, testConfig(""), testConfig(""))
+	const n = 20_000
+	data := noise(6, n)
+	scopes := 2*p.a.plan.OpenBlocks + 10
+	for round, known := range []bool{false, true} {
+		for scope := range scopes {
+			if wire := p.scoped(p.a, p.b, uint32(scope), data); known && wire > n/10 || !known && wire < n {
+				t.Fatalf("round %d, scope %d of %d: %d bytes on the wire of %d", round, scope, scopes, wire, n)
+			}
+		}
+	}
+}

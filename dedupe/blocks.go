@@ -1,6 +1,7 @@
 package dedupe
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -42,39 +43,63 @@ func (w *writer) raise(head uint64) {
 	w.next = max(w.next, (head+history.BlockBytes-1)>>history.BlockShift)
 }
 
-// take gives an encoder a block to fill, or nil when too many are open. fresh asks for an empty one.
+// take gives an encoder a block of its scope to fill, or nil when too many are open. fresh asks for an empty one.
 func (c *Codec) take(e *Encoder, fresh bool) *history.Block {
-	w := &c.writer
+	b, seal := c.takeOne(e, fresh)
+	if seal != nil {
+		c.sealOwn(seal)
+		b, _ = c.takeOne(e, fresh)
+	}
+	return b
+}
+
+// takeOne is take, but that it may return a block of another scope that has to be sealed to make room.
+func (c *Codec) takeOne(e *Encoder, fresh bool) (take, seal *history.Block) {
+	w, scope := &c.writer, e.scope.Load()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.open == nil {
 		w.open = map[*history.Block]*Encoder{}
 	}
-	if n := len(w.free); n > 0 && !fresh {
-		b := w.free[n-1]
-		w.free = w.free[:n-1]
-		w.own(b, e)
-		return b
-	}
-	if len(w.open)+len(w.free) >= c.plan.OpenBlocks {
-		if fresh || !c.steal() {
-			return nil
+	full := len(w.open)+len(w.free) >= c.plan.OpenBlocks
+	if !fresh {
+		b := w.freeOf(scope)
+		if b == nil && full && len(w.free) == 0 && c.steal() {
+			b = w.freeOf(scope)
 		}
-		b := w.free[len(w.free)-1]
-		w.free = w.free[:len(w.free)-1]
-		w.own(b, e)
-		return b
+		if b != nil {
+			w.own(b, e)
+			return b, nil
+		}
+	}
+	if full {
+		if n := len(w.free); n > 0 && !fresh {
+			seal, w.free = w.free[n-1], w.free[:n-1]
+		}
+		return nil, seal
 	}
 	b := c.store.New(history.Key{Log: own, Number: w.next})
 	if b == nil {
-		return nil
+		return nil, nil
 	}
+	b.SetScope(scope)
 	w.next++
 	head := w.next << history.BlockShift
 	raise(&c.logs[own].head, head)
 	c.index.RaiseHead(own, head)
 	w.own(b, e)
-	return b
+	return b, nil
+}
+
+// freeOf takes the last free block of a scope off the list; nil when there is none. The caller holds mu.
+func (w *writer) freeOf(scope uint32) *history.Block {
+	for i, b := range slices.Backward(w.free) {
+		if b.Scope() == scope {
+			w.free = slices.Delete(w.free, i, i+1)
+			return b
+		}
+	}
+	return nil
 }
 
 // own notes the encoder that fills a block.
@@ -172,11 +197,14 @@ func (r *receiver) forget(number uint64) *history.Block {
 }
 
 // block returns the open block for a store entry, a new one when the entry begins a block that was never used.
-func (c *Codec) receiving(number uint64, at int) *history.Block {
+func (c *Codec) receiving(number uint64, at int, scope uint32) *history.Block {
 	r := &c.receiver
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if b := r.open[number]; b != nil {
+		if b.Scope() != scope {
+			return nil
+		}
 		return b
 	}
 	l := &c.logs[peer]
@@ -187,6 +215,7 @@ func (c *Codec) receiving(number uint64, at int) *history.Block {
 	if b == nil {
 		return nil
 	}
+	b.SetScope(scope)
 	if r.open == nil {
 		r.open = map[uint64]*history.Block{}
 	}

@@ -34,6 +34,7 @@ type Decoder struct {
 	gone atomic.Bool
 
 	silent atomic.Bool // left out of Stats
+	scope  atomic.Uint32
 
 	cursor    token.Cursor
 	digest    xxhash.Digest
@@ -72,6 +73,9 @@ func (d *Decoder) Close() {
 	d.endStream()
 	d.mu.Unlock()
 }
+
+// SetScope says to which scope what is stored belongs; see [Encoder.SetScope]. It must come before the first frame.
+func (d *Decoder) SetScope(scope uint32) { d.scope.Store(scope) }
 
 // Silence leaves the direction out of the matched and literal bytes of Stats. Any goroutine.
 func (d *Decoder) Silence() { d.silent.Store(true) }
@@ -229,7 +233,7 @@ func (d *Decoder) resolve(raw, tokens, lits []byte, fill bool, l *lack, sc *scra
 	spans := sc.matcher.spans[:0]
 	at, left := 0, f.LiteralRawBytes // literals left
 	v := &sc.matcher.view
-	v.reset(d.c, 0)
+	v.reset(d.c, 0, d.scope.Load())
 	for i := range f.Copies {
 		t, rest, err := d.cursor.Next(tokens)
 		if err != nil {
@@ -426,7 +430,7 @@ func (d *Decoder) place(s token.Store) piece {
 	if l.ledger.Struck(number) {
 		return none
 	}
-	b := c.receiving(number, at)
+	b := c.receiving(number, at, d.scope.Load())
 	if b == nil || !c.mayStore() || b.Len() != at && !b.Sealed() {
 		c.strike(peer, []uint64{number})
 		return none
@@ -470,7 +474,7 @@ func (m *matcher) scan(from, to int) {
 			return
 		}
 		if w := m.window(i); w != nil {
-			m.anchor = append(m.anchor, found{m.view.c.fingerprint(w), i})
+			m.anchor = append(m.anchor, found{m.view.fingerprint(w), i})
 		}
 	}
 }

@@ -60,6 +60,7 @@ type Encoder struct {
 	found  atomic.Uint32 // Treatment
 	relay  atomic.Bool   // by order: neither history nor compression
 	apart  atomic.Bool   // by order: compression, no history
+	scope  atomic.Uint32 // see SetScope
 	silent atomic.Bool   // left out of Stats
 	shared atomic.Bool   // others may refer to what is not acknowledged
 
@@ -175,6 +176,10 @@ func (e *Encoder) Relay() { e.relay.Store(true) }
 // flows sent, nor shapes them. It is compressed on its own. Any goroutine.
 func (e *Encoder) KeepApart() { e.apart.Store(true) }
 
+// SetScope gives the direction a history of its own, shared by the flows of that scope only, in both directions of both sides; 0, as it begins, is the
+// one of all others. It must come before the first frame.
+func (e *Encoder) SetScope(scope uint32) { e.scope.Store(scope) }
+
 // Silence leaves the direction out of the matched and literal bytes of Stats: for flows of the gateways themselves. Any goroutine.
 func (e *Encoder) Silence() { e.silent.Store(true) }
 
@@ -210,7 +215,7 @@ func (e *Encoder) encode(dst, src []byte, h *token.Header, sc *scratch, number u
 		e.frames++
 	}
 	if ready {
-		m.view.reset(c, e.id)
+		m.view.reset(c, e.id, e.scope.Load())
 		m.view.ahead = e.sess.features.Ahead && len(src) > shortFrameAhead
 		m.view.blind = e.sess.calm.blind()
 		m.run(e, src, anchor.Mask(density), max(minMatch, int(matchPerRatio*e.literalRatio())))

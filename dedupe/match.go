@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"math"
 
+	"github.com/cespare/xxhash/v2"
+
 	"wanpair/dedupe/anchor"
 	"wanpair/dedupe/history"
 	"wanpair/dedupe/index"
@@ -58,6 +60,8 @@ type view struct {
 	self  uint64 // the encoder whose own unacknowledged bytes count too
 	ahead bool   // what other flows have sent counts too
 	blind bool   // nothing may be referenced
+	scope uint32 // blocks of another one are not there
+	salt  uint64 // of the scope's fingerprints
 	slots [16]slot
 }
 
@@ -69,13 +73,29 @@ type slot struct {
 }
 
 // reset empties the view.
-func (v *view) reset(c *Codec, self uint64) {
+func (v *view) reset(c *Codec, self uint64, scope uint32) {
 	v.c, v.self, v.ahead, v.blind = c, self, false, false
+	if v.scope != scope {
+		v.scope, v.salt = scope, scopeSalt(scope)
+	}
 	clear(v.slots[:])
 }
 
 // refresh forgets what was looked up: other flows have stored meanwhile.
 func (v *view) refresh() { clear(v.slots[:]) }
+
+// fingerprint is what the index knows a window by. Those of different scopes differ, so that an entry of one is not even looked at for the other.
+func (v *view) fingerprint(window []byte) uint64 {
+	return v.c.fingerprint(window) ^ v.salt
+}
+
+// scopeSalt is what the fingerprints of a scope differ by from those of scope 0.
+func scopeSalt(scope uint32) uint64 {
+	if scope == 0 {
+		return 0
+	}
+	return xxhash.Sum64(binary.BigEndian.AppendUint32(nil, scope)) >> (64 - anchor.FingerprintBits)
+}
 
 // lookup returns the slot of a block.
 func (v *view) lookup(log uint8, number uint64) *slot {
@@ -105,6 +125,9 @@ func (v *view) lookup(log uint8, number uint64) *slot {
 		if gone {
 			v.c.strike(log, []uint64{number})
 		}
+		return s
+	}
+	if b.Scope() != v.scope {
 		return s
 	}
 	data := b.Bytes()
@@ -281,7 +304,7 @@ func (m *matcher) next(i, misses int) bool {
 			break
 		}
 		if window := m.window(m.scanned); window != nil {
-			m.ahead[n] = found{m.view.c.fingerprint(window), m.scanned}
+			m.ahead[n] = found{m.view.fingerprint(window), m.scanned}
 			n++
 		}
 	}

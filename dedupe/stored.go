@@ -74,7 +74,7 @@ func (m *matcher) rescan() {
 			k, hash, ok := anchor.Scan(h, m.mask, m.in[i:end])
 			i, h = i+k, hash
 			if w := m.window(i); ok && w != nil {
-				m.anchor = append(m.anchor, found{m.view.c.fingerprint(w), i})
+				m.anchor = append(m.anchor, found{m.view.fingerprint(w), i})
 			}
 		}
 	}

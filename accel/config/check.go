@@ -310,9 +310,9 @@ func (k *checker) classes() {
 			k.bad(at+".action", fmt.Sprintf("%q is no action", string(class.Action)), `write "accelerate", "relay" or "pass"`)
 		}
 		switch {
-		case class.History != HistoryOn && class.History != HistoryOff && class.History != "":
-			k.bad(at+".history", fmt.Sprintf("%q is neither on nor off", string(class.History)), `write "on" or "off"`)
-		case class.History == HistoryOff && class.Action != ActionAccelerate:
+		case class.History != HistoryOn && class.History != HistoryOff && class.History != HistoryOwn && class.History != "":
+			k.bad(at+".history", fmt.Sprintf("%q is neither on, off nor own", string(class.History)), `write "on", "off" or "own"`)
+		case (class.History == HistoryOff || class.History == HistoryOwn) && class.Action != ActionAccelerate:
 			k.warn(at+".history", fmt.Sprintf("makes no difference where the action is %q", string(class.Action)), "leave it out")
 		}
 		if len(class.Ports) == 0 && len(class.Subnets) == 0 && !k.reported(at+".ports") && !k.reported(at+".subnets") {

@@ -115,6 +115,7 @@ type ClassHistory string
 const (
 	HistoryOn  ClassHistory = "on"
 	HistoryOff ClassHistory = "off" // neither stored nor looked up, in both directions: compressed only
+	HistoryOwn ClassHistory = "own" // stored and looked up among the flows of classes of this name only, on both sides
 )
 
 // PortRange holds the ports First to Last, both included.

@@ -27,6 +27,8 @@ type OpenRequest struct {
 	Class      string
 	Relay      bool // both directions are passed on as they are
 	NoHistory  bool // both directions are compressed only: neither stored nor looked up; a peer that does not know it relays
+	// Scope is the history that both directions have part in, 0 that of all flows that name none; a peer that does not know it relays.
+	Scope uint32
 }
 
 // ErrOpenBody is wrapped by every error about a malformed OPEN body.
@@ -37,6 +39,7 @@ const (
 	keyClass     = 2
 	keyRelay     = 6
 	keyNoHistory = 8
+	keyScope     = 10
 )
 
 // appendOpen appends the body of an OPEN frame.
@@ -65,11 +68,14 @@ func appendOpen(dst []byte, r OpenRequest) ([]byte, error) {
 		dst = binary.AppendUvarint(dst, uint64(len(r.Class)))
 		dst = append(dst, r.Class...)
 	}
-	if r.Relay || r.NoHistory {
+	if r.Relay || r.NoHistory || r.Scope != 0 {
 		dst = append(dst, keyRelay, 1, 1) // key, length, value
 	}
 	if r.NoHistory && !r.Relay {
 		dst = append(dst, keyNoHistory, 1, 1)
+	}
+	if r.Scope != 0 && !r.Relay && !r.NoHistory {
+		dst = binary.BigEndian.AppendUint32(append(dst, keyScope, 4), r.Scope)
 	}
 	return dst, nil
 }
@@ -122,11 +128,16 @@ func parseOpen(b []byte) (OpenRequest, error) {
 			r.Relay = len(value) == 1 && value[0] == 1
 		case key == keyNoHistory:
 			r.NoHistory = len(value) == 1 && value[0] == 1
+		case key == keyScope && len(value) == 4:
+			r.Scope = binary.BigEndian.Uint32(value)
 		case key&1 == 1:
 			return r, fmt.Errorf("%w: unknown field %d", ErrOpenBody, key)
 		}
 	}
-	r.Relay = r.Relay && !r.NoHistory
+	r.Relay = r.Relay && !r.NoHistory && r.Scope == 0
+	if r.NoHistory {
+		r.Scope = 0
+	}
 	return r, nil
 }
 

@@ -14,6 +14,7 @@ var openCases = []OpenRequest{
 	{Kind: Intercepted, Client: netip.MustParseAddrPort("10.1.0.2:40000"), Target: netip.MustParseAddrPort("10.2.0.2:80")},
 	{Kind: Intercepted, Client: netip.MustParseAddrPort("[fd00:1::2]:40000"), Target: netip.MustParseAddrPort("[fd00:2::2]:443"), Class: "bulk", Relay: true},
 	{Kind: Intercepted, Client: netip.MustParseAddrPort("10.1.0.2:40001"), Target: netip.MustParseAddrPort("10.2.0.2:80"), NoHistory: true},
+	{Kind: Intercepted, Client: netip.MustParseAddrPort("10.1.0.2:40001"), Target: netip.MustParseAddrPort("10.2.0.2:80"), Class: "tenant", Scope: 0xfedcba98},
 	{Kind: Forward, Client: netip.MustParseAddrPort("127.0.0.1:5"), TargetName: "db.example.net:5432"},
 	{Kind: echo},
 	{Kind: Warm},
@@ -63,7 +64,7 @@ func TestOpenGolden(t *testing.T) {
 
 func TestOpenRefusesOddFields(t *testing.T) {
 	b, _ := appendOpen(nil, OpenRequest{Kind: echo})
-	if _, err := parseOpen(append(b, 10, 1, 0)); err != nil {
+	if _, err := parseOpen(append(b, 12, 1, 0)); err != nil {
 		t.Errorf("an unknown even field must be skipped: %v", err)
 	}
 	if _, err := parseOpen(append(b, 9, 1, 0)); !errors.Is(err, ErrOpenBody) {
@@ -82,6 +83,21 @@ func TestNoHistoryIsRelayForOldPeers(t *testing.T) {
 		t.Fatal(err)
 	}
 	if rest, ok := bytes.CutPrefix(with, relay); !ok || !bytes.Equal(rest, []byte{keyNoHistory, 1, 1}) || keyNoHistory%2 != 0 {
+		t.Errorf("% x does not begin with % x and one field that may be ignored", with, relay)
+	}
+}
+
+// The same holds for one that has a history of its own.
+func TestScopeIsRelayForOldPeers(t *testing.T) {
+	with, err := appendOpen(nil, OpenRequest{Kind: echo, Scope: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	relay, err := appendOpen(nil, OpenRequest{Kind: echo, Relay: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rest, ok := bytes.CutPrefix(with, relay); !ok || !bytes.Equal(rest, []byte{keyScope, 4, 0, 0, 0, 7}) || keyScope%2 != 0 {
 		t.Errorf("% x does not begin with % x and one field that may be ignored", with, relay)
 	}
 }

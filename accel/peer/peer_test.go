@@ -128,6 +128,12 @@ func receive(s *peer.Stream) ([]byte, error) {
 // exchange carries up from a to b and down from b to a over one flow and checks both.
 func exchange(t *testing.T, a, b *side, up, down []byte, seed uint64) {
 	t.Helper()
+	exchangeAs(t, a, b, request, up, down, seed)
+}
+
+// exchangeAs is exchange with a request that says more.
+func exchangeAs(t *testing.T, a, b *side, request peer.OpenRequest, up, down []byte, seed uint64) {
+	t.Helper()
 	near, err := a.Open(request)
 	if err != nil {
 		t.Fatal(err)

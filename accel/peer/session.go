@@ -113,8 +113,14 @@ func (s *session) add(f *transport.Flow, r OpenRequest, opened bool) (*Stream, e
 		stream.encoder.Silence()
 		stream.decoder.Silence()
 	}
-	if r.Relay {
+	switch {
+	case r.Relay:
 		stream.encoder.Relay()
+	case r.NoHistory:
+		stream.encoder.KeepApart()
+	case r.Scope != 0:
+		stream.encoder.SetScope(r.Scope)
+		stream.decoder.SetScope(r.Scope)
 	}
 	s.streams[stream] = struct{}{}
 	f.SetOnAcked(stream.acknowledged)

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cespare/xxhash/v2"
+
 	"wanpair/accel/config"
 )
 
@@ -61,6 +63,12 @@ type Decision struct {
 	Reason Reason // None when Action is Accelerate
 	Peer   string // "" when the destination belongs to none
 	Class  string // "" when no class matches
+	Scope  uint32 // the history it has part in: 0 is that of all flows whose class has none of its own
+}
+
+// scope numbers the history of a class: by its name, so that both sites mean the same one.
+func scope(class string) uint32 {
+	return max(1, uint32(xxhash.Sum64String(class)))
 }
 
 // Policy holds the rules of one configuration. It never changes: see WithPeerAddrs.
@@ -136,6 +144,9 @@ func (p *Policy) decide(src, dst netip.AddrPort, s Situation, intercepted bool) 
 	peer, known := p.Peer(to)
 	class, classed := p.class(from, to, dst.Port())
 	d := Decision{Action: Pass, Peer: peer, Class: class.Name}
+	if classed && class.History == config.HistoryOwn {
+		d.Scope = scope(class.Name)
+	}
 	switch {
 	case intercepted && (p.isGateway(from) || p.isGateway(to)):
 		d.Reason = OwnAddress

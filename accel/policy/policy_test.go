@@ -35,6 +35,7 @@ func testPolicy() *Policy {
 		{Name: "voice", Ports: []config.PortRange{{First: 5060, Last: 5060}, {First: 16384, Last: 32767}}, Action: config.ActionRelay},
 		{Name: "lab", Subnets: prefixes("10.1.9.0/24"), Action: config.ActionPass},
 		{Name: "tenant", Subnets: prefixes("10.1.8.0/24"), Action: config.ActionAccelerate, History: config.HistoryOff},
+		{Name: "guest", Subnets: prefixes("10.1.7.0/24"), Action: config.ActionAccelerate, History: config.HistoryOwn},
 		{Name: "db", Ports: []config.PortRange{{First: 5432, Last: 5432}}, Subnets: prefixes("10.2.7.0/24"), Action: config.ActionAccelerate},
 	}
 	return New(c, []netip.Addr{netip.MustParseAddr("10.1.0.1")}).WithPeerAddrs("nyc", []netip.Addr{netip.MustParseAddr("10.2.0.1")})
@@ -48,29 +49,30 @@ func TestDecide(t *testing.T) {
 		s        Situation
 		want     Decision
 	}{
-		{"accelerated", "10.1.2.3:40000", "10.2.3.4:80", up, Decision{Accelerate, None, "nyc", ""}},
-		{"accelerated IPv6", "[fd00:1::3]:40000", "[fd00:2::4]:80", up, Decision{Accelerate, None, "nyc", ""}},
-		{"mapped addresses", "[::ffff:10.1.2.3]:40000", "[::ffff:10.2.3.4]:80", up, Decision{Accelerate, None, "nyc", ""}},
-		{"second peer", "10.1.2.3:40000", "10.3.3.4:80", up, Decision{Accelerate, None, "sfo", ""}},
-		{"class accelerates", "10.1.2.3:40000", "10.2.7.4:5432", up, Decision{Accelerate, None, "nyc", "db"}},
-		{"class needs port and subnet", "10.1.2.3:40000", "10.2.8.4:5432", up, Decision{Accelerate, None, "nyc", ""}},
-		{"class relays", "10.1.2.3:40000", "10.2.3.4:16384", up, Decision{Relay, ClassRelay, "nyc", "voice"}},
-		{"class without history", "10.1.8.3:40000", "10.2.3.4:80", up, Decision{Compress, ClassHistory, "nyc", "tenant"}},
-		{"first class counts", "10.1.9.3:40000", "10.2.3.4:5060", up, Decision{Relay, ClassRelay, "nyc", "voice"}},
-		{"class passes", "10.1.9.3:40000", "10.2.3.4:80", up, Decision{Pass, ClassPass, "nyc", "lab"}},
-		{"pass port", "10.1.2.3:40000", "10.2.3.4:22", up, Decision{Pass, PassPort, "nyc", ""}},
-		{"from this gateway", "10.1.0.1:40000", "10.2.3.4:80", up, Decision{Pass, OwnAddress, "nyc", ""}},
-		{"to the peer's gateway", "10.1.2.3:40000", "10.2.0.1:80", up, Decision{Pass, OwnAddress, "nyc", ""}},
-		{"no peer", "10.1.2.3:40000", "192.0.2.1:80", up, Decision{Pass, NoPeer, "", ""}},
-		{"foreign source", "10.9.2.3:40000", "10.2.3.4:80", up, Decision{Pass, ForeignSource, "nyc", ""}},
-		{"down", "10.1.2.3:40000", "10.2.3.4:80", Situation{}, Decision{Pass, PeerDown, "nyc", ""}},
-		{"connecting", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkConnecting}, Decision{Pass, PeerConnecting, "nyc", ""}},
-		{"draining", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, Draining: true}, Decision{Pass, Draining, "nyc", ""}},
-		{"refused", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, Refused: true}, Decision{Pass, Refused, "nyc", ""}},
-		{"overload", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, Overloaded: true, FlowsFull: true}, Decision{Pass, Overload, "nyc", ""}},
-		{"flows", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, FlowsFull: true, MemoryFull: true}, Decision{Pass, FlowLimit, "nyc", ""}},
-		{"memory", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, MemoryFull: true}, Decision{Pass, MemoryLimit, "nyc", ""}},
-		{"rule before situation", "10.1.2.3:40000", "10.2.3.4:22", Situation{}, Decision{Pass, PassPort, "nyc", ""}},
+		{"accelerated", "10.1.2.3:40000", "10.2.3.4:80", up, Decision{Accelerate, None, "nyc", "", 0}},
+		{"accelerated IPv6", "[fd00:1::3]:40000", "[fd00:2::4]:80", up, Decision{Accelerate, None, "nyc", "", 0}},
+		{"mapped addresses", "[::ffff:10.1.2.3]:40000", "[::ffff:10.2.3.4]:80", up, Decision{Accelerate, None, "nyc", "", 0}},
+		{"second peer", "10.1.2.3:40000", "10.3.3.4:80", up, Decision{Accelerate, None, "sfo", "", 0}},
+		{"class accelerates", "10.1.2.3:40000", "10.2.7.4:5432", up, Decision{Accelerate, None, "nyc", "db", 0}},
+		{"class needs port and subnet", "10.1.2.3:40000", "10.2.8.4:5432", up, Decision{Accelerate, None, "nyc", "", 0}},
+		{"class relays", "10.1.2.3:40000", "10.2.3.4:16384", up, Decision{Relay, ClassRelay, "nyc", "voice", 0}},
+		{"class without history", "10.1.8.3:40000", "10.2.3.4:80", up, Decision{Compress, ClassHistory, "nyc", "tenant", 0}},
+		{"class with a history of its own", "10.1.7.3:40000", "10.2.3.4:80", up, Decision{Accelerate, None, "nyc", "guest", 0xfe374bd8}},
+		{"first class counts", "10.1.9.3:40000", "10.2.3.4:5060", up, Decision{Relay, ClassRelay, "nyc", "voice", 0}},
+		{"class passes", "10.1.9.3:40000", "10.2.3.4:80", up, Decision{Pass, ClassPass, "nyc", "lab", 0}},
+		{"pass port", "10.1.2.3:40000", "10.2.3.4:22", up, Decision{Pass, PassPort, "nyc", "", 0}},
+		{"from this gateway", "10.1.0.1:40000", "10.2.3.4:80", up, Decision{Pass, OwnAddress, "nyc", "", 0}},
+		{"to the peer's gateway", "10.1.2.3:40000", "10.2.0.1:80", up, Decision{Pass, OwnAddress, "nyc", "", 0}},
+		{"no peer", "10.1.2.3:40000", "192.0.2.1:80", up, Decision{Pass, NoPeer, "", "", 0}},
+		{"foreign source", "10.9.2.3:40000", "10.2.3.4:80", up, Decision{Pass, ForeignSource, "nyc", "", 0}},
+		{"down", "10.1.2.3:40000", "10.2.3.4:80", Situation{}, Decision{Pass, PeerDown, "nyc", "", 0}},
+		{"connecting", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkConnecting}, Decision{Pass, PeerConnecting, "nyc", "", 0}},
+		{"draining", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, Draining: true}, Decision{Pass, Draining, "nyc", "", 0}},
+		{"refused", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, Refused: true}, Decision{Pass, Refused, "nyc", "", 0}},
+		{"overload", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, Overloaded: true, FlowsFull: true}, Decision{Pass, Overload, "nyc", "", 0}},
+		{"flows", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, FlowsFull: true, MemoryFull: true}, Decision{Pass, FlowLimit, "nyc", "", 0}},
+		{"memory", "10.1.2.3:40000", "10.2.3.4:80", Situation{Link: LinkUp, MemoryFull: true}, Decision{Pass, MemoryLimit, "nyc", "", 0}},
+		{"rule before situation", "10.1.2.3:40000", "10.2.3.4:22", Situation{}, Decision{Pass, PassPort, "nyc", "", 0}},
 	}
 	p := testPolicy()
 	for _, tt := range tests {
@@ -86,7 +88,7 @@ func TestDecide(t *testing.T) {
 func TestDecideForwardIgnoresWhereItComesFrom(t *testing.T) {
 	p := testPolicy()
 	got := p.DecideForward(netip.MustParseAddrPort("127.0.0.1:40000"), netip.MustParseAddrPort("10.2.3.4:22"), Situation{Link: LinkUp})
-	if want := (Decision{Accelerate, None, "nyc", ""}); got != want {
+	if want := (Decision{Accelerate, None, "nyc", "", 0}); got != want {
 		t.Errorf("DecideForward = %+v, want %+v", got, want)
 	}
 }

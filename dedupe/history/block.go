@@ -45,6 +45,7 @@ type Block struct {
 	anchors []uint64      // packed, of open blocks only
 
 	anchored atomic.Uint64 // see Anchored
+	scope    atomic.Uint32 // see Scope
 
 	used  atomic.Bool // read since the clock's hand passed
 	ahead atomic.Bool // was fetched before anybody asked for it, and nobody has yet
@@ -60,14 +61,21 @@ func newBlock(k Key) *Block {
 }
 
 // sealedBlock returns a block as it came from disk.
-func sealedBlock(k Key, data []byte, next uint64) *Block {
+func sealedBlock(k Key, data []byte, about About) *Block {
 	b := &Block{Key: k}
 	b.buf.Store(&data)
 	b.fill.Store(uint32(len(data)))
 	b.sealed.Store(true)
-	b.next.Store(next)
+	b.next.Store(about.Next)
+	b.scope.Store(about.Scope)
 	return b
 }
+
+// Scope says to whom the block belongs; 0 is everybody. Flows of another scope neither read nor fill it.
+func (b *Block) Scope() uint32 { return b.scope.Load() }
+
+// SetScope sets it, before the first byte.
+func (b *Block) SetScope(scope uint32) { b.scope.Store(scope) }
 
 // Position is the log position of the block's first byte.
 func (b *Block) Position() uint64 { return b.Number << BlockShift }

@@ -42,8 +42,15 @@ type Holding struct {
 type Sealed struct {
 	Key
 	Next    uint64 // see Block.Next: position + 1, or 0
+	Scope   uint32 // see Block.Scope
 	Data    []byte
 	Anchors []uint64 // packed
+}
+
+// About is what a block on disk says of itself beside its bytes.
+type About struct {
+	Next  uint64 // see Block.Next: position + 1, or 0
+	Scope uint32 // see Block.Scope
 }
 
 // Status is what a disk says of itself. The slices are never written to.
@@ -70,7 +77,7 @@ type Disk interface {
 	// SetLogs states ids, tails and heads from now on. Blocks of another id or below the tail are given up.
 	SetLogs(logs [2]State) error
 	// Get returns a block's bytes, which are the caller's, and its Next; ErrAbsent when it is not held, ErrUnavailable when nobody knows.
-	Get(k Key) (data []byte, next uint64, err error)
+	Get(k Key) (data []byte, about About, err error)
 	// Put stores a block.
 	Put(b *Sealed) error
 	// Note says how much of a block is still of use; 0 is nothing.

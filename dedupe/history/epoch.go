@@ -215,38 +215,38 @@ func blockKey(log uint8, number uint64) []byte {
 }
 
 // read returns a block's bytes in a slice of their own.
-func (e *epoch) read(number uint64) (data []byte, next uint64, err error) {
+func (e *epoch) read(number uint64) (data []byte, about About, err error) {
 	db, err := e.acquire(false)
 	if err != nil {
-		return nil, 0, err
+		return nil, about, err
 	}
 	defer e.mu.RUnlock()
-	data, next, err = e.get(db, number)
+	data, about, err = e.get(db, number)
 	if err == nil || errors.Is(err, badger.ErrKeyNotFound) {
-		return data, next, err
+		return data, about, err
 	}
 	if e.faults.Add(1) >= maxFaults {
-		return nil, 0, fmt.Errorf("%w: %w", errDiscard, err)
+		return nil, about, fmt.Errorf("%w: %w", errDiscard, err)
 	}
-	return nil, 0, err
+	return nil, about, err
 }
 
-func (e *epoch) get(db *badger.DB, number uint64) (data []byte, next uint64, err error) {
+func (e *epoch) get(db *badger.DB, number uint64) (data []byte, about About, err error) {
 	defer guard(&err)()
 	txn := db.NewTransaction(false)
 	defer txn.Discard()
 	item, err := txn.Get(blockKey(e.Log, number))
 	if err != nil {
-		return nil, 0, err
+		return nil, about, err
 	}
 	err = item.Value(func(stored []byte) error {
 		rec, err := e.crypt.open(make([]byte, 0, len(stored)), stored, aboutBlock, blockKey(e.Log, number)...)
 		if err == nil {
-			data, next, err = parseBlock(rec, e.id, number)
+			data, about, err = parseBlock(rec, e.id, number)
 		}
 		return err
 	})
-	return data, next, err
+	return data, about, err
 }
 
 // write stores a block and its lists.

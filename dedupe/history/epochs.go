@@ -239,24 +239,24 @@ func (s *Epochs) find(k Key) *epoch {
 }
 
 // Get reads a block.
-func (s *Epochs) Get(k Key) (data []byte, next uint64, err error) {
+func (s *Epochs) Get(k Key) (data []byte, about About, err error) {
 	e := s.find(k)
 	if e == nil {
-		return nil, 0, ErrAbsent
+		return nil, about, ErrAbsent
 	}
 	e.lastRead.Store(s.clock.Add(1))
-	data, next, err = e.read(k.Number)
+	data, about, err = e.read(k.Number)
 	if errors.Is(err, errDiscard) {
 		s.discard(e)
 	}
 	switch {
 	case errors.Is(err, ErrUnavailable):
-		return nil, 0, err
+		return nil, About{}, err
 	case err != nil:
-		return nil, 0, fmt.Errorf("%w: %w", ErrAbsent, err)
+		return nil, About{}, fmt.Errorf("%w: %w", ErrAbsent, err)
 	}
 	s.trim(e)
-	return data, next, nil
+	return data, about, nil
 }
 
 // Put writes a block.
@@ -269,7 +269,7 @@ func (s *Epochs) Put(b *Sealed) error {
 		return err
 	}
 	e.lastPut.Store(s.clock.Add(1))
-	rec := appendBlock(make([]byte, 0, blockHeader+len(b.Data)), e.id, s.cfg.Writer, b.Number, b.Next, b.Data)
+	rec := appendBlock(make([]byte, 0, scopedHeader+len(b.Data)), e.id, s.cfg.Writer, b.Number, About{b.Next, b.Scope}, b.Data)
 	if e.crypt.on() {
 		rec = e.crypt.append(make([]byte, 0, len(rec)+e.crypt.overhead()), rec, aboutBlock, blockKey(b.Log, b.Number)...)
 	}

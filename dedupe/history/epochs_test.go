@@ -47,7 +47,7 @@ func putAll(t testing.TB, s *Epochs, log uint8, numbers ...uint64) {
 	t.Helper()
 	for _, n := range numbers {
 		k := Key{log, n}
-		if err := s.Put(&Sealed{Key: k, Next: n + 1, Data: content(k), Anchors: []uint64{PackAnchor(50, n)}}); err != nil {
+		if err := s.Put(&Sealed{Key: k, Next: n + 1, Scope: uint32(n % 3), Data: content(k), Anchors: []uint64{PackAnchor(50, n)}}); err != nil {
 			t.Fatalf("put %v: %v", k, err)
 		}
 	}
@@ -58,13 +58,13 @@ func readable(t testing.TB, s *Epochs, log uint8, count uint64) (out []uint64) {
 	t.Helper()
 	for n := range count {
 		k := Key{log, n}
-		data, next, err := s.Get(k)
+		data, about, err := s.Get(k)
 		switch {
 		case errors.Is(err, ErrAbsent):
 			continue
 		case err != nil:
 			t.Fatalf("get %v: %v", k, err)
-		case !bytes.Equal(data, content(k)) || next != n+1:
+		case !bytes.Equal(data, content(k)) || about != (About{n + 1, uint32(n % 3)}):
 			t.Fatalf("get %v: wrong bytes", k)
 		}
 		out = append(out, n)

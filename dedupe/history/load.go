@@ -110,10 +110,10 @@ func (s *Store) begin(k Key, limit int, ahead bool) (l *load, since time.Time, g
 
 // load reads a block from disk.
 func (s *Store) load(k Key, l *load) {
-	data, next, err := s.disk.Get(k)
+	data, about, err := s.disk.Get(k)
 	var b *Block
 	if err == nil {
-		b = sealedBlock(k, data, next)
+		b = sealedBlock(k, data, about)
 		b.ahead.Store(l.ahead)
 		b.used.Store(l.ahead) // somebody is about to
 		s.Reads.Add(1)

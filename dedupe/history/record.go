@@ -20,9 +20,13 @@ var ErrDamaged = errors.New("damaged record")
 //	44 length, u32
 //	48 xxHash64 of everything but this field, u64
 //	56 the bytes
+//
+// A block of a scope begins with "wpB2", and its scope, u32, comes before the bytes.
 const (
 	blockMagic      = "wpB1"
+	scopedMagic     = "wpB2"
 	blockHeader     = 56
+	scopedHeader    = blockHeader + 4
 	blockSumAt      = 48
 	maxAnchors      = BlockBytes // one per byte is more than any density gives; its list stays below MaxAnchorBytes
 	metaRecord      = 32
@@ -45,29 +49,42 @@ func sum(rec []byte, at int) uint64 {
 }
 
 // appendBlock appends a block's record.
-func appendBlock(dst []byte, id LogID, writer, number, next uint64, data []byte) []byte {
+func appendBlock(dst []byte, id LogID, writer, number uint64, about About, data []byte) []byte {
 	n := len(dst)
-	dst = append(dst, blockMagic...)
+	if about.Scope == 0 {
+		dst = append(dst, blockMagic...)
+	} else {
+		dst = append(dst, scopedMagic...)
+	}
 	dst = append(dst, id[:]...)
 	dst = binary.BigEndian.AppendUint64(dst, writer)
 	dst = binary.BigEndian.AppendUint64(dst, number)
-	dst = binary.BigEndian.AppendUint64(dst, next)
+	dst = binary.BigEndian.AppendUint64(dst, about.Next)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(data)))
 	dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
+	if about.Scope != 0 {
+		dst = binary.BigEndian.AppendUint32(dst, about.Scope)
+	}
 	dst = append(dst, data...)
 	binary.BigEndian.PutUint64(dst[n+blockSumAt:], sum(dst[n:], blockSumAt))
 	return dst
 }
 
 // parseBlock checks a record and returns its bytes, which point into rec.
-func parseBlock(rec []byte, id LogID, number uint64) (data []byte, next uint64, err error) {
-	if len(rec) < blockHeader || len(rec) > blockHeader+BlockBytes || string(rec[:4]) != blockMagic ||
-		LogID(rec[4:20]) != id || binary.BigEndian.Uint64(rec[28:]) != number ||
-		int(binary.BigEndian.Uint32(rec[44:])) != len(rec)-blockHeader ||
-		binary.BigEndian.Uint64(rec[blockSumAt:]) != sum(rec, blockSumAt) {
-		return nil, 0, ErrDamaged
+func parseBlock(rec []byte, id LogID, number uint64) (data []byte, about About, err error) {
+	header := blockHeader
+	if len(rec) >= scopedHeader && string(rec[:4]) == scopedMagic {
+		header = scopedHeader
+		about.Scope = binary.BigEndian.Uint32(rec[blockHeader:])
 	}
-	return rec[blockHeader:], binary.BigEndian.Uint64(rec[36:]), nil
+	if len(rec) < header || len(rec) > header+BlockBytes || header == blockHeader && string(rec[:4]) != blockMagic ||
+		header == scopedHeader && about.Scope == 0 || LogID(rec[4:20]) != id || binary.BigEndian.Uint64(rec[28:]) != number ||
+		int(binary.BigEndian.Uint32(rec[44:])) != len(rec)-header ||
+		binary.BigEndian.Uint64(rec[blockSumAt:]) != sum(rec, blockSumAt) {
+		return nil, About{}, ErrDamaged
+	}
+	about.Next = binary.BigEndian.Uint64(rec[36:])
+	return rec[header:], about, nil
 }
 
 // appendMeta appends the 32-byte entry of an epoch's list of blocks: number, length, 12 spare bytes, checksum.

@@ -9,7 +9,7 @@ import (
 )
 
 func TestGoldenBlock(t *testing.T) {
-	rec := appendBlock(nil, LogID{1, 2, 3}, 9, 77, 5, []byte("bytes of a block"))
+	rec := appendBlock(nil, LogID{1, 2, 3}, 9, 77, About{Next: 5}, []byte("bytes of a block"))
 	want := "77704231" + "01020300000000000000000000000000" + "0000000000000009" + "000000000000004d" + "0000000000000005" + "00000010" + "SUM" + hex.EncodeToString([]byte("bytes of a block"))
 	got := hex.EncodeToString(rec[:48]) + "SUM" + hex.EncodeToString(rec[56:])
 	if got != want {
@@ -21,12 +21,18 @@ func TestGoldenBlock(t *testing.T) {
 }
 
 func TestBlockRecord(t *testing.T) {
+	for _, about := range []About{{Next: 3}, {Next: 3, Scope: 4}} {
+		testBlockRecord(t, about)
+	}
+}
+
+func testBlockRecord(t *testing.T, about About) {
 	id := LogID{1}
 	data := bytes.Repeat([]byte("x"), BlockBytes)
-	rec := appendBlock([]byte("before"), id, 1, 2, 3, data)[6:]
-	got, next, err := parseBlock(rec, id, 2)
-	if err != nil || next != 3 || !bytes.Equal(got, data) {
-		t.Fatal(err)
+	rec := appendBlock([]byte("before"), id, 1, 2, about, data)[6:]
+	got, read, err := parseBlock(rec, id, 2)
+	if err != nil || read != about || !bytes.Equal(got, data) {
+		t.Fatal(read, err)
 	}
 	if _, _, err := parseBlock(rec, LogID{2}, 2); err == nil {
 		t.Error("a block of another log passed")
@@ -63,15 +69,16 @@ func TestStateRecord(t *testing.T) {
 }
 
 func FuzzBlockRecord(f *testing.F) {
-	f.Add(appendBlock(nil, LogID{1}, 1, 2, 3, []byte("data")), uint64(2))
+	f.Add(appendBlock(nil, LogID{1}, 1, 2, About{Next: 3}, []byte("data")), uint64(2))
+	f.Add(appendBlock(nil, LogID{1}, 1, 2, About{Next: 3, Scope: 4}, []byte("data")), uint64(2))
 	f.Add([]byte(blockMagic), uint64(0))
 	f.Fuzz(func(t *testing.T, rec []byte, number uint64) {
 		id := LogID{1}
-		data, next, err := parseBlock(rec, id, number)
+		data, about, err := parseBlock(rec, id, number)
 		if err != nil {
 			return
 		}
-		writer := appendBlock(nil, id, 0, number, next, data)
+		writer := appendBlock(nil, id, 0, number, about, data)
 		if len(writer) != len(rec) || !bytes.Equal(writer[56:], rec[56:]) {
 			t.Fatal("accepted what writing does not make")
 		}

@@ -314,7 +314,7 @@ func (s *Store) write(b *Block) {
 		return // dropped while it waited
 	}
 	to := orphan
-	if err := s.disk.Put(&Sealed{Key: b.Key, Next: b.next.Load(), Data: b.Bytes(), Anchors: packed}); err != nil {
+	if err := s.disk.Put(&Sealed{Key: b.Key, Next: b.next.Load(), Scope: b.Scope(), Data: b.Bytes(), Anchors: packed}); err != nil {
 		s.Failed.Add(1)
 	} else if s.hot.get(b.Key) != b { // dropped while it was written
 		_ = s.disk.Note(b.Key, 0) // see Forget

@@ -50,7 +50,7 @@ func (d *fakeDisk) wait() {
 	time.Sleep(delay)
 }
 
-func (d *fakeDisk) Get(k Key) ([]byte, uint64, error) {
+func (d *fakeDisk) Get(k Key) ([]byte, About, error) {
 	d.wait()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -58,11 +58,11 @@ func (d *fakeDisk) Get(k Key) ([]byte, uint64, error) {
 	b, ok := d.blocks[k]
 	switch {
 	case d.getErr != nil:
-		return nil, 0, d.getErr
+		return nil, About{}, d.getErr
 	case !ok:
-		return nil, 0, ErrAbsent
+		return nil, About{}, ErrAbsent
 	}
-	return bytes.Clone(b.Data), b.Next, nil
+	return bytes.Clone(b.Data), About{b.Next, b.Scope}, nil
 }
 
 func (d *fakeDisk) Put(b *Sealed) error {

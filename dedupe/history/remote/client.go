@@ -474,12 +474,12 @@ func (c *Client) ask(q *request, wait time.Duration) (*answer, error) {
 }
 
 // Get asks the child for a block.
-func (c *Client) Get(k history.Key) (data []byte, next uint64, err error) {
+func (c *Client) Get(k history.Key) (data []byte, about history.About, err error) {
 	a, err := c.ask(&request{kind: kindGet, key: k}, upWait)
 	if err != nil {
-		return nil, 0, err
+		return nil, about, err
 	}
-	return a.data, a.next, nil
+	return a.data, history.About{Next: a.next, Scope: a.scope}, nil
 }
 
 // Put gives the child a block.

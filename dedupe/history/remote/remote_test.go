@@ -61,7 +61,7 @@ func own(id byte) [2]history.State {
 // block is the n-th block's content.
 func block(n uint64) *history.Sealed {
 	return &history.Sealed{
-		Key: history.Key{Number: n}, Next: n + 1,
+		Key: history.Key{Number: n}, Next: n + 1, Scope: uint32(n % 3),
 		Data:    bytes.Repeat([]byte(fmt.Sprintf("block %d ", n)), 9000),
 		Anchors: []uint64{n << 18, n<<18 | 77},
 	}
@@ -80,9 +80,9 @@ func put(t testing.TB, c *Client, numbers ...uint64) {
 func check(t testing.TB, c *Client, numbers ...uint64) {
 	t.Helper()
 	for _, n := range numbers {
-		data, next, err := c.Get(history.Key{Number: n})
-		if err != nil || next != n+1 || !bytes.Equal(data, block(n).Data) {
-			t.Fatalf("block %d: %d bytes, next %d, %v", n, len(data), next, err)
+		data, about, err := c.Get(history.Key{Number: n})
+		if err != nil || about != (history.About{Next: n + 1, Scope: uint32(n % 3)}) || !bytes.Equal(data, block(n).Data) {
+			t.Fatalf("block %d: %d bytes, about %v, %v", n, len(data), about, err)
 		}
 	}
 }

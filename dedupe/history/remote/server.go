@@ -170,7 +170,9 @@ func (s *server) do(j job) {
 	switch j.kind {
 	case kindGet:
 		a.kind = kindBlock
-		a.data, a.next, err = s.disk.Get(j.key)
+		var about history.About
+		a.data, about, err = s.disk.Get(j.key)
+		a.next, a.scope = about.Next, about.Scope
 	case kindPut:
 		err = s.disk.Put(&j.block)
 	case kindNote:

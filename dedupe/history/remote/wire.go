@@ -47,7 +47,7 @@ const (
 const (
 	kindDone     kind = 64 + iota // body: nothing
 	kindOpened                    // two states
-	kindBlock                     // next, bytes
+	kindBlock                     // next, scope, bytes
 	kindHoldings                  // list
 	kindRecords                   // next, records
 	kindFailed                    // code, reason
@@ -237,6 +237,7 @@ func (q *request) append(b []byte) []byte {
 	case kindPut:
 		b = appendKey(b, q.block.Key)
 		b = binary.BigEndian.AppendUint64(b, q.block.Next)
+		b = binary.BigEndian.AppendUint32(b, q.block.Scope)
 		b = binary.BigEndian.AppendUint32(b, uint32(len(q.block.Anchors)))
 		for _, v := range q.block.Anchors {
 			b = binary.BigEndian.AppendUint64(b, v)
@@ -280,6 +281,7 @@ func parseRequest(k kind, body []byte) (*request, error) {
 	case kindPut:
 		q.block.Key = r.key()
 		q.block.Next = r.u64()
+		q.block.Scope = r.u32()
 		n := r.count(8, history.BlockBytes)
 		q.block.Anchors = make([]uint64, 0, n)
 		for range n {
@@ -372,6 +374,7 @@ type answer struct {
 	extents  [2][]history.Extent
 	logs     [2]history.State
 	next     uint64
+	scope    uint32 // of a block
 	data     []byte // block or records
 	holdings []history.Holding
 	code     uint8
@@ -402,6 +405,9 @@ func (a *answer) append(b []byte) []byte {
 		b = appendStates(b, a.logs)
 	case kindBlock, kindRecords:
 		b = binary.BigEndian.AppendUint64(b, a.next)
+		if a.kind == kindBlock {
+			b = binary.BigEndian.AppendUint32(b, a.scope)
+		}
 		b = binary.BigEndian.AppendUint32(b, uint32(len(a.data)))
 	case kindHoldings:
 		b = binary.BigEndian.AppendUint64(b, a.next)
@@ -442,6 +448,7 @@ func parseAnswer(k kind, body []byte) (*answer, error) {
 		a.logs = r.states()
 	case kindBlock:
 		a.next = r.u64()
+		a.scope = r.u32()
 		a.data = r.bytes(r.count(1, history.BlockBytes))
 		r.bad = r.bad || len(a.data) == 0
 	case kindRecords:
