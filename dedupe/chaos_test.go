@@ -78,6 +78,13 @@ func (c *chaos) start() {
 	}
 	c.flow++
 	f.enc, f.dec = f.from.NewEncoder(c.flow), f.to.NewDecoder(c.flow)
+	if scope := uint32(c.pick(4)); scope < 3 {
+		f.enc.SetScope(scope)
+		f.dec.SetScope(scope)
+	} else { // the two sides may be of different opinion: that costs gain, never a byte
+		f.enc.SetScope(1)
+		f.dec.SetScope(2)
+	}
 	src := c.shared[c.pick(len(c.shared))]
 	at := c.pick(len(src))
 	f.data = src[at : at+c.pick(len(src)-at+1)]
