@@ -78,13 +78,9 @@ func (c *chaos) start() {
 	}
 	c.flow++
 	f.enc, f.dec = f.from.NewEncoder(c.flow), f.to.NewDecoder(c.flow)
-	if scope := uint32(c.pick(4)); scope < 3 {
-		f.enc.SetScope(scope)
-		f.dec.SetScope(scope)
-	} else { // the two sides may be of different opinion: that costs gain, never a byte
-		f.enc.SetScope(1)
-		f.dec.SetScope(2)
-	}
+	scope := uint32(c.pick(3))
+	f.enc.SetScope(scope)
+	f.dec.SetScope(scope)
 	src := c.shared[c.pick(len(c.shared))]
 	at := c.pick(len(src))
 	f.data = src[at : at+c.pick(len(src)-at+1)]
@@ -168,9 +164,7 @@ func (c *chaos) message() {
 	if c.pick(2) == 0 {
 		s = c.b
 	}
-	if len(s.inbox) > 0 {
-		m := s.inbox[0]
-		s.inbox = s.inbox[1:]
+	if m, ok := c.take(s); ok {
 		if err := s.HandleMessage(m); err != nil {
 			c.t.Fatalf("message: %v", err)
 		}
@@ -210,7 +204,7 @@ func (c *chaos) finish() {
 		c.encode(f)
 		c.decode(f)
 		c.ack(f)
-		for len(c.a.inbox)+len(c.b.inbox) > 0 {
+		for c.waiting() > 0 {
 			c.message()
 		}
 	}

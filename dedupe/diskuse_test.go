@@ -9,7 +9,7 @@ import (
 // TestDiskStaysWithinItsSize sends six times what the caches hold, in both directions, and asks the file system all the while what they take. Blocks are
 // counted as du does, epochs that are being removed included.
 func TestDiskStaysWithinItsSize(t *testing.T) {
-	const size = 48 << 20
+	const size = 24 << 20
 	a, b := childConfig(t.TempDir()), childConfig(t.TempDir())
 	a.SizeBytes, b.SizeBytes = size, size
 	p := newPair(t, a, b)
@@ -26,11 +26,11 @@ func TestDiskStaysWithinItsSize(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(time.Millisecond):
+			case <-time.After(5 * time.Millisecond):
 			}
 		}
 	})
-	for i := range uint64(6 * size >> 21) {
+	for i := range uint64(4 * size >> 21) {
 		from, to := p.a, p.b
 		if i%4 == 3 {
 			from, to = to, from

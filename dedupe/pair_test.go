@@ -110,6 +110,13 @@ func (p *pair) take(s *side) (m []byte, ok bool) {
 	return m, true
 }
 
+// waiting is how many messages are on their way.
+func (p *pair) waiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.a.inbox) + len(p.b.inbox)
+}
+
 // pump delivers messages until none are left.
 func (p *pair) pump() {
 	p.t.Helper()

@@ -310,7 +310,7 @@ func TestAHostileAnswerCostsTheFlowOnly(t *testing.T) {
 				if rounds > 4 {
 					t.Fatal("the frame waits for ever")
 				}
-				for _, msg := range p.a.inbox {
+				for msg, ok := p.take(p.a); ok; msg, ok = p.take(p.a) {
 					m, parseErr := token.ParseMessage(msg)
 					if parseErr != nil {
 						t.Fatal(parseErr)
@@ -327,7 +327,6 @@ func TestAHostileAnswerCostsTheFlowOnly(t *testing.T) {
 						}
 					}
 				}
-				p.a.inbox = nil
 				err = l.resume(false)
 			}
 			if miss := (*MissError)(nil); !errors.As(err, &miss) && !errors.Is(err, ErrChecksum) {
@@ -353,10 +352,9 @@ func TestHostileNeeds(t *testing.T) {
 		if err := p.a.HandleMessage(m.Append(nil)); err != nil {
 			t.Fatal(err)
 		}
-		for _, msg := range p.b.inbox {
+		for msg, ok := p.take(p.b); ok; msg, ok = p.take(p.b) {
 			bytes += len(msg)
 		}
-		p.b.inbox = nil
 		return bytes
 	}
 	all := token.Part{Offset: 0, Length: 50_000}
