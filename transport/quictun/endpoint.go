@@ -28,9 +28,7 @@ const (
 	handshakeTimeout = 3 * time.Second
 	controlTimeout   = 5 * time.Second // from the handshake to the control stream
 	idleTimeout      = 5 * time.Second
-	// keepAlive: QUIC's own pings also get a connection going again that stands still with much to send, which was seen when flows of bulk
-	// had been aborted: with a period of 2.5 s other flows stood still for half a minute.
-	keepAlive = time.Second
+	keepAlive        = idleTimeout / 2 // a lane asks its peer every second (docs/protocol.md, A7): this only covers the time before
 )
 
 // Config says what an endpoint is.
