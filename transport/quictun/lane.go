@@ -102,7 +102,7 @@ func (l *lane) TryFrame(p []byte) error {
 		}
 		return l.readError(err)
 	}
-	return l.readError(s.Close())
+	return l.closeStream(s)
 }
 
 func (l *lane) AcceptFrame(ctx context.Context) (transport.FrameReader, error) {
@@ -196,8 +196,21 @@ func (w frameWriter) Write(p []byte) (n int, err error) {
 	return n, w.l.readError(err)
 }
 
-func (w frameWriter) Close() error                    { return w.l.readError(w.s.Close()) }
+func (w frameWriter) Close() error                    { return w.l.closeStream(w.s) }
 func (w frameWriter) Cancel(code transport.AbortCode) { w.s.CancelWrite(quic.StreamErrorCode(code)) }
+
+// closeStream ends s. quic-go's error for a stream that either side gave up
+// after the last write has no type; the lane must not pass for ended by it.
+func (l *lane) closeStream(s *quic.SendStream) error {
+	err := s.Close()
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*quic.StreamError](context.Cause(s.Context())); ok {
+		return transport.ErrFrameRefused
+	}
+	return l.readError(err)
+}
 
 type frameReader struct {
 	l *lane

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"wanpair/transport"
 )
@@ -33,6 +34,7 @@ func Run(t *testing.T, opt Options) {
 		{"abort by the initiator", func(t *testing.T, c Connect) { abort(t, c, true) }},
 		{"abort by the responder", func(t *testing.T, c Connect) { abort(t, c, false) }},
 		{"close without an end", closeAborts},
+		{"frame given up", frameGivenUp},
 		{"large flow", largeFlow},
 		{"many flows", manyFlows},
 		{"empty flow", emptyFlow},
@@ -383,4 +385,53 @@ func acknowledged(t *testing.T, c Connect) {
 			break
 		}
 	}
+}
+
+// frameGivenUp: whoever gives a frame up, and whenever, the lane lives, so no
+// call may say that it has ended.
+func frameGivenUp(t *testing.T, c Connect) {
+	near, far := c(t)
+	open := func(word string) transport.FrameWriter {
+		w, err := near.OpenFrame(t.Context())
+		if err == nil {
+			_, err = w.Write([]byte(word))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	refused := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, transport.ErrFrameRefused) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	w := open("first")
+	w.Cancel(0)
+	refused("end of a frame given up here", w.Close())
+	w = open("second")
+	w.Cancel(0)
+	_, err := w.Write([]byte("more"))
+	refused("more of a frame given up here", err)
+	refused("its end", w.Close())
+
+	w = open("third")
+	var r transport.FrameReader
+	for word := make([]byte, 5); string(word) != "third"; { // what was given up may have come, too
+		if r, err = far.AcceptFrame(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.ReadFull(r, word)
+	}
+	err = nil
+	r.Cancel(0)
+	for err == nil {
+		_, err = w.Write([]byte("and on"))
+		time.Sleep(time.Millisecond) // the peer's word is under way
+	}
+	refused("more of a frame the peer gave up", err)
+	refused("its end", w.Close())
+	near.Close(transport.LaneNone, "")
+	far.Close(transport.LaneNone, "")
 }
