@@ -161,7 +161,8 @@ func expectStream(c io.Reader, seed uint64, n int64) error {
 
 // isReset says whether an error is how an application meets a reset.
 func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	// Shutting down a connection that was reset is ENOTCONN.
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ENOTCONN)
 }
 
 // eventually waits until f says nil.
