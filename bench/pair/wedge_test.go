@@ -53,7 +53,8 @@ type manager struct {
 }
 
 // managed starts a gateway again as a service with a watchdog. It gets many threads at a time, so that those that stand still leave some to
-// the rest of the process.
+// the rest of the process, and neither is interrupted nor collects garbage: the runtime cannot make sense of a stack that stands in code it did not
+// compile, and would end the process.
 func managed(t *testing.T, w *world, g *pair.Gateway, watchdog time.Duration) *manager {
 	t.Helper()
 	path := filepath.Join(w.dir, g.Name+"-notify")
@@ -76,7 +77,7 @@ func managed(t *testing.T, w *world, g *pair.Gateway, watchdog time.Duration) *m
 		}
 	}()
 	script := filepath.Join(w.dir, g.Name+"-managed")
-	must(t, os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\nexport GOMAXPROCS=64 NOTIFY_SOCKET=%s WATCHDOG_USEC=%d\nexec %s \"$@\"\n",
+	must(t, os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\nexport GOMAXPROCS=64 GOGC=off GODEBUG=asyncpreemptoff=1 NOTIFY_SOCKET=%s WATCHDOG_USEC=%d\nexec %s \"$@\"\n",
 		path, watchdog.Microseconds(), binary), 0o755))
 	must(t, g.Stop(w.ctx))
 	g.SetBinary(script)
