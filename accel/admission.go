@@ -1,6 +1,7 @@
 package accel
 
 import (
+	"cmp"
 	"math"
 	"sync"
 	"time"
@@ -53,17 +54,13 @@ func (a *admission) update(flows, raw, limit int) policy.Reason {
 	if a.strain.over {
 		return policy.Overload
 	}
-	most := a.descriptors
-	if most == 0 {
-		most = math.MaxInt
-	}
-	was := a.shut
+	most, was := cmp.Or(a.descriptors, math.MaxInt32), a.shut
 	switch {
 	case flows >= limit:
 		a.shut = policy.FlowLimit
 	case flows+raw >= most:
 		a.shut = policy.Overload
-	case flows <= limit*reopenPercent/100 && flows+raw <= most/100*reopenPercent:
+	case flows <= limit*reopenPercent/100 && flows+raw <= most*reopenPercent/100:
 		a.shut = policy.None
 	}
 	if a.shut != policy.None && was == policy.None {

@@ -58,6 +58,13 @@ func TestAdmissionKnowsOfDescriptors(t *testing.T) {
 			t.Errorf("%d flows, %d of them raw, with 1200 descriptors: %v, want %v", step.flows, step.raw, got, step.want)
 		}
 	}
+	a = newAdmission()
+	a.descriptors = 50
+	for i, want := range []policy.Reason{policy.Overload, policy.Overload, policy.None} {
+		if got := a.update([]int{50, 46, 45}[i], 0, 10_000); got != want {
+			t.Errorf("look %d with room for 50 flows: %v, want %v", i, got, want)
+		}
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		files := rapid.Uint64().Draw(t, "files")
 		n := FlowDescriptors(files)

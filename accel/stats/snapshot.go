@@ -6,12 +6,12 @@ import (
 	"wanpair/accel/policy"
 )
 
-// Source is where the server gets its figures. Both functions are called from several goroutines and must be cheap: Snapshot once a second and once per request.
+// Source is where the server gets its figures. The functions are called from several goroutines and must be cheap.
 type Source struct {
-	Snapshot func() Snapshot
-	Peers    func() []Peer // Snapshot's, asked for once a second; nil: Snapshot is asked
-	Flows    func() []Flow // the caller may change the slice
-	Top      *Top          // what ended flows gained; nil: only running ones are ranked
+	Snapshot func() Snapshot // once per request
+	Peers    func() []Peer   // Snapshot's, asked for once a second; nil: Snapshot is asked
+	Flows    func() []Flow   // the caller may change the slice
+	Top      *Top            // what ended flows gained; nil: only running ones are ranked
 }
 
 // Snapshot is every counter of the gateway at one moment. Counters only grow while the process lives.
