@@ -196,7 +196,8 @@ func (r *receiver) forget(number uint64) *history.Block {
 	return b
 }
 
-// block returns the open block for a store entry, a new one when the entry begins a block that was never used.
+// receiving returns the open block for a store entry, a new one when the entry begins a block that was never used; nil also for one of another
+// scope.
 func (c *Codec) receiving(number uint64, at int, scope uint32) *history.Block {
 	r := &c.receiver
 	r.mu.Lock()

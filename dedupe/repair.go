@@ -14,10 +14,12 @@ type Features struct {
 	Ahead bool
 	// Repair: a decoder that misses bytes asks for them.
 	Repair bool
+	// Scopes: flows may have a history of their own.
+	Scopes bool
 }
 
 // AllFeatures are those of this version.
-var AllFeatures = Features{Ahead: true, Repair: true}
+var AllFeatures = Features{Ahead: true, Repair: true, Scopes: true}
 
 const (
 	// shortFrameAhead: a frame of at most so many bytes never refers to bytes under way: somebody may be waiting for it.

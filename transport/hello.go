@@ -28,6 +28,7 @@ const (
 	FeatureRepair            uint64 = 1 << 2 // NEED and BYTES
 	FeatureFrameAcks         uint64 = 1 << 3 // acknowledgements in frames
 	FeatureWarm              uint64 = 1 << 4 // takes flows that only fill the history
+	FeatureScopes            uint64 = 1 << 5 // keeps histories of their own apart
 )
 
 // Hello is what each side of a lane says of itself first; docs/protocol.md, A3.

@@ -27,7 +27,8 @@ type OpenRequest struct {
 	Class      string
 	Relay      bool // both directions are passed on as they are
 	NoHistory  bool // both directions are compressed only: neither stored nor looked up; a peer that does not know it relays
-	// Scope is the history that both directions have part in, 0 that of all flows that name none; a peer that does not know it relays.
+	// Scope is the history that both directions have part in, 0 that of all flows that name none. With a peer
+	// that does not know scopes the flow has none: NoHistory.
 	Scope uint32
 }
 
@@ -68,7 +69,7 @@ func appendOpen(dst []byte, r OpenRequest) ([]byte, error) {
 		dst = binary.AppendUvarint(dst, uint64(len(r.Class)))
 		dst = append(dst, r.Class...)
 	}
-	if r.Relay || r.NoHistory || r.Scope != 0 {
+	if r.Relay || r.NoHistory {
 		dst = append(dst, keyRelay, 1, 1) // key, length, value
 	}
 	if r.NoHistory && !r.Relay {
@@ -134,8 +135,8 @@ func parseOpen(b []byte) (OpenRequest, error) {
 			return r, fmt.Errorf("%w: unknown field %d", ErrOpenBody, key)
 		}
 	}
-	r.Relay = r.Relay && !r.NoHistory && r.Scope == 0
-	if r.NoHistory {
+	r.Relay = r.Relay && !r.NoHistory
+	if r.Relay || r.NoHistory {
 		r.Scope = 0
 	}
 	return r, nil

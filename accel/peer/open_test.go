@@ -87,21 +87,6 @@ func TestNoHistoryIsRelayForOldPeers(t *testing.T) {
 	}
 }
 
-// The same holds for one that has a history of its own.
-func TestScopeIsRelayForOldPeers(t *testing.T) {
-	with, err := appendOpen(nil, OpenRequest{Kind: echo, Scope: 7})
-	if err != nil {
-		t.Fatal(err)
-	}
-	relay, err := appendOpen(nil, OpenRequest{Kind: echo, Relay: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if rest, ok := bytes.CutPrefix(with, relay); !ok || !bytes.Equal(rest, []byte{keyScope, 4, 0, 0, 0, 7}) || keyScope%2 != 0 {
-		t.Errorf("% x does not begin with % x and one field that may be ignored", with, relay)
-	}
-}
-
 func FuzzOpen(f *testing.F) {
 	for _, c := range openCases {
 		b, err := appendOpen(nil, c)

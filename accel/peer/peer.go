@@ -64,6 +64,9 @@ func featureBits(f dedupe.Features) (bits uint64) {
 	if f.Repair {
 		bits |= transport.FeatureRepair
 	}
+	if f.Scopes {
+		bits |= transport.FeatureScopes
+	}
 	return bits
 }
 
@@ -72,6 +75,7 @@ func common(own dedupe.Features, theirs uint64) dedupe.Features {
 	return dedupe.Features{
 		Ahead:  own.Ahead && theirs&transport.FeatureUnackedReferences != 0,
 		Repair: own.Repair && theirs&transport.FeatureRepair != 0,
+		Scopes: own.Scopes && theirs&transport.FeatureScopes != 0,
 	}
 }
 

@@ -33,13 +33,20 @@ type side struct {
 
 func newSide(t *testing.T, name string) *side {
 	t.Helper()
+	return newSideWith(t, name, nil)
+}
+
+// newSideWith is newSide for a side that understands less.
+func newSideWith(t *testing.T, name string, features *dedupe.Features) *side {
+	t.Helper()
 	s := &side{served: make(chan *peer.Stream, 64), done: make(chan error, 1)}
 	var err error
 	s.Peer, err = peer.New(peer.Config{
-		Name:  name,
-		Log:   slog.New(slog.DiscardHandler),
-		Link:  transport.LinkConfig{Hello: transport.Hello{Site: name}, Hold: 5 * time.Second},
-		Cache: dedupe.Config{SizeBytes: 64 << 20, MemoryBytes: 64 << 20},
+		Name:     name,
+		Log:      slog.New(slog.DiscardHandler),
+		Link:     transport.LinkConfig{Hello: transport.Hello{Site: name}, Hold: 5 * time.Second},
+		Cache:    dedupe.Config{SizeBytes: 64 << 20, MemoryBytes: 64 << 20},
+		Features: features,
 		Serve: func(ctx context.Context, stream *peer.Stream) {
 			s.served <- stream
 		},

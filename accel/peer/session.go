@@ -78,6 +78,9 @@ func (s *session) acceptStreams(ctx context.Context) error {
 }
 
 func (s *session) open(r OpenRequest) (*Stream, error) {
+	if r.Scope != 0 && !common(s.peer.features, s.Peer().Features).Scopes {
+		r.Scope, r.NoHistory = 0, true // the peer would let all flows find what it stores of this one
+	}
 	body, err := appendOpen(nil, r)
 	if err != nil {
 		return nil, err

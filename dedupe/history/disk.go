@@ -76,7 +76,7 @@ type Disk interface {
 	Logs() [2]State
 	// SetLogs states ids, tails and heads from now on. Blocks of another id or below the tail are given up.
 	SetLogs(logs [2]State) error
-	// Get returns a block's bytes, which are the caller's, and its Next; ErrAbsent when it is not held, ErrUnavailable when nobody knows.
+	// Get returns a block's bytes, which are the caller's, and what else it says; ErrAbsent when it is not held, ErrUnavailable when nobody knows.
 	Get(k Key) (data []byte, about About, err error)
 	// Put stores a block.
 	Put(b *Sealed) error
