@@ -83,32 +83,11 @@ func TestEncryptedOnDisk(t *testing.T) {
 // scoped sends data as a flow of a scope.
 func (p *pair) scoped(from, to *side, scope uint32, data []byte) (wire int) {
 	p.t.Helper()
-	p.flow++
-	e, d := from.NewEncoder(p.flow), to.NewDecoder(p.flow)
-	defer d.Close()
-	e.SetScope(scope)
-	d.SetScope(scope)
-	const frame = 100_000
-	for n := uint64(0); ; n++ {
-		part := data[:min(frame, len(data))]
-		data = data[len(part):]
-		f, err := e.Encode(nil, part, n, len(data) == 0)
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		wire += len(f)
-		out, _, err := d.Decode(nil, f, n, len(part))
-		if err != nil || !bytes.Equal(out, part) {
-			p.t.Fatalf("frame %d: %d bytes of %d, %v", n, len(out), len(part), err)
-		}
-		e.Acked(n + 1)
-		p.pump()
-		if len(data) == 0 {
-			e.Close(true)
-			p.pump()
-			return wire
-		}
+	wire, err := p.tryIn(from, to, scope, data, 100_000)
+	if err != nil {
+		p.t.Fatal(err)
 	}
+	return wire
 }
 
 // TestScopes: what flows of one scope sent is found by those of the same scope, on both sides, in both directions and after a restart, and by

@@ -147,9 +147,17 @@ func (p *pair) send(from, to *side, data []byte, frame int) (wire int) {
 
 func (p *pair) try(from, to *side, data []byte, frame int) (wire int, err error) {
 	p.t.Helper()
+	return p.tryIn(from, to, 0, data, frame)
+}
+
+// tryIn is try for a flow of a scope.
+func (p *pair) tryIn(from, to *side, scope uint32, data []byte, frame int) (wire int, err error) {
+	p.t.Helper()
 	p.flow++
 	e, d := from.NewEncoder(p.flow), to.NewDecoder(p.flow)
 	defer d.Close()
+	e.SetScope(scope)
+	d.SetScope(scope)
 	for n := uint64(0); ; n++ {
 		part := data[:min(frame, len(data))]
 		data = data[len(part):]
